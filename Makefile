@@ -1,0 +1,111 @@
+# remerge: `make` lists what there is to do.
+# Every target sets up what it needs; programs of .venv come first in PATH.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Nothing reports home.
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+# Processes that run the tests.
+WORKERS ?= 2
+
+## Set-up
+
+.PHONY: help setup setup-dev lock
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^## / {printf "\n%s\n", substr($$0, 4)} \
+		/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/run.stamp ## make .venv with what the pipeline runs with, from the lock
+
+setup-dev: .venv/dev.stamp ## add the tools of tests and lint, and every extra, to .venv
+
+.venv/run.stamp: pyproject.toml $(addprefix requirements/,run.txt torch.txt torch-cpu.txt pip.txt)
+	@sh requirements/install.sh run
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp requirements/dev.txt
+	@sh requirements/install.sh dev
+	@touch $@
+
+lock: ## resolve pyproject.toml into requirements/*.txt, with the digests of every wheel
+	python3 -m venv .venv/lock
+	.venv/lock/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+	.venv/lock/bin/python requirements/lock.py
+
+## Pipeline
+
+.PHONY: repro verify push-models pull-models train
+
+repro: setup ## build the models of the recipe, their scores and the report
+	dvc repro
+
+# Two clones with caches of their own, so that nothing is taken from here.
+verify: setup ## rebuild the commit twice in other surroundings and compare every artefact
+	python -m remerge.cli verify
+
+# Sources (which the recipe can fetch again) and baked donors stay here.
+push-models: setup ## send models, formats, scores and report to the remote, without sources
+	dvc push ties_p1 ties_p2 gradient quantize_eval report
+
+pull-models: setup ## take what push-models sent
+	dvc pull ties_p1 ties_p2 gradient quantize_eval report
+
+train: setup ## train the embedded family again (the committed weights are what repro uses)
+	python -m embedded.train
+
+.PHONY: params code readme
+
+params: setup ## compose params.yaml from conf/
+	python -m stages.compose
+
+code: setup ## write the lists of code in dvc.yaml anew, after an import changed
+	python tests/pipeline/closure.py
+
+readme: setup ## fill the picture and the tables of README.md from what was built
+	python docs/readme.py
+
+## Checks
+
+.PHONY: lint format test test-full
+
+lint: setup-dev ## ruff (rules and format) and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: setup-dev ## let ruff put the code in the form that lint asks for
+	ruff check --fix-only .
+	ruff format .
+
+test: setup-dev ## the tests that take seconds
+	pytest -m "not full" -n $(WORKERS)
+
+test-full: setup-dev ## the tests that build whole pipelines
+	pytest -m full -n $(WORKERS)
+
+.PHONY: fuzz
+
+fuzz: setup-dev ## a million inputs for each reader of untrusted bytes; RUNS=N for another number
+	PYTHONPATH=src python -m fuzz --runs $(or $(RUNS),1000000)
+
+## Housekeeping
+
+.PHONY: clean distclean
+
+clean: ## remove outputs, scratch and tool caches; keep .venv and the DVC cache
+	rm -rf models adapters baked merged quantized scores report scratch
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv and the DVC cache as well
+	rm -rf .venv .dvc/cache .dvc/tmp
