@@ -1,0 +1,1 @@
+"""The embedded family: small real Llamas trained on synthetic skills, committed with the code."""

@@ -1,0 +1,1 @@
+"""Trains the embedded family; `python -m embedded.train --help` lists what it can do."""
