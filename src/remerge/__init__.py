@@ -1,0 +1,42 @@
+"""remerge: rebuild merged language models to the last bit.
+
+>>> import remerge
+>>> base = remerge.open_checkpoint("models/base")
+>>> donor = remerge.Donor(remerge.open_checkpoint("models/chronos"), density=0.33)
+>>> plan = remerge.plan_ties(base, [donor], remerge.TiesSettings(), dtype="F16", shard_bytes=10**9)
+>>> remerge.build(plan, "merged", like=base.folder, scratch=".scratch", threads=8)
+
+Names are loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_ROOM_OF = {
+    "Checkpoint": "remerge.tensors.checkpoint",
+    "open_checkpoint": "remerge.tensors.checkpoint",
+    "Donor": "remerge.merge.ties",
+    "TiesSettings": "remerge.merge.ties",
+    "plan_ties": "remerge.merge.ties",
+    "Gradient": "remerge.merge.gradient",
+    "plan_gradient": "remerge.merge.gradient",
+    "read_adapter": "remerge.merge.adapter",
+    "plan_bake": "remerge.merge.bake",
+    "build": "remerge.merge.artefact",
+    "model_id": "remerge.proof.model_id",
+    "RemergeError": "remerge.errors",
+}
+
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'remerge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ROOM_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,237 @@
+"""The first and the last step of every merge kernel: a block of raw bytes to float32 and back.
+
+Arrays come by address: a tuple of arrays would be compiled anew for each number of models, a table
+of addresses is one type. Inlined into the kernels, so that a block never leaves the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from remerge.kernels.halves import (
+    BF16,
+    F16,
+    bf16_bits_to_f32,
+    f32_to_bf16_bits,
+    load_f16,
+    store_f16,
+    target_has,
+    u32,
+)
+
+#: Elsewhere LLVM would take the vector apart, which is slower than not to make one.
+COMPRESSES = target_has("avx512f")
+_LANES = 16
+
+#: What a kernel returns.
+OK, BAD_INPUT, OVERFLOW = 0, 1, 2
+
+
+@intrinsic
+def pointer(_typing_context, address):
+    """The uint64 `address` as a pointer that `numba.carray` accepts."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.uint64), generate
+
+
+def address(array_u8: np.ndarray) -> np.uint64:
+    """Where the bytes of `array_u8` begin; the caller keeps the array alive."""
+    return np.uint64(array_u8.ctypes.data)
+
+
+@njit(inline="always", error_model="numpy")
+def magnitude_bits(value_f32):
+    """The bits of |value|, which order like |value| itself."""
+    return u32(np.float32(value_f32).view(np.uint32) & u32(0x7FFFFFFF))
+
+
+@njit(inline="always", error_model="numpy")
+def widen_block(address, code, start, count, out_f32):
+    """out_f32[:count] = elements [start, start+count) of the tensor of type `code` at `address`."""
+    if code == F16:
+        half = carray(pointer(address + np.uint64(2) * np.uint64(start)), count, np.uint16)
+        for j in range(count):
+            out_f32[j] = load_f16(half[j])
+    elif code == BF16:
+        half = carray(pointer(address + np.uint64(2) * np.uint64(start)), count, np.uint16)
+        for j in range(count):
+            out_f32[j] = bf16_bits_to_f32(half[j])
+    else:
+        full = carray(pointer(address + np.uint64(4) * np.uint64(start)), count, np.float32)
+        for j in range(count):
+            out_f32[j] = full[j]
+
+
+@njit(inline="always", error_model="numpy")
+def subtract_block(address, code, start, count, base_f32, delta_f32):
+    """delta_f32[:count] = elements [start, start+count) at `address` − base_f32[:count].
+
+    Returns whether every difference is finite.
+    """
+    highest = u32(0)
+    if code == F16:
+        half = carray(pointer(address + np.uint64(2) * np.uint64(start)), count, np.uint16)
+        for j in range(count):
+            delta = np.float32(load_f16(half[j]) - base_f32[j])
+            delta_f32[j] = delta
+            highest = u32(max(highest, magnitude_bits(delta)))
+    elif code == BF16:
+        half = carray(pointer(address + np.uint64(2) * np.uint64(start)), count, np.uint16)
+        for j in range(count):
+            delta = np.float32(bf16_bits_to_f32(half[j]) - base_f32[j])
+            delta_f32[j] = delta
+            highest = u32(max(highest, magnitude_bits(delta)))
+    else:
+        full = carray(pointer(address + np.uint64(4) * np.uint64(start)), count, np.float32)
+        for j in range(count):
+            delta = np.float32(full[j] - base_f32[j])
+            delta_f32[j] = delta
+            highest = u32(max(highest, magnitude_bits(delta)))
+    return highest < u32(0x7F800000)
+
+
+@intrinsic
+def _compress(_typing_context, source, start, low, span, target, slot):
+    """Move those of 16 magnitudes that are inside to the front: LLVM's vector.compress."""
+    signature = types.uint64(source, types.int64, types.uint32, types.uint32, target, types.uint64)
+
+    def generate(context, builder, signature, arguments):
+        integer = ir.IntType(32)
+        vector, flags = ir.VectorType(integer, _LANES), ir.VectorType(ir.IntType(1), _LANES)
+        nothing = ir.Constant(vector, ir.Undefined)
+
+        def lanes_at(array_type, array, index):
+            data = context.make_array(array_type)(context, builder, array).data
+            first = builder.gep(builder.bitcast(data, integer.as_pointer()), [index])
+            return builder.bitcast(first, vector.as_pointer())
+
+        def in_all_lanes(scalar):
+            one = builder.insert_element(nothing, scalar, ir.Constant(integer, 0))
+            return builder.shuffle_vector(one, nothing, ir.Constant(vector, [0] * _LANES))
+
+        values, index, low, span, target, slot = arguments
+        bits = builder.load(lanes_at(signature.args[0], values, index), align=4)
+        bits = builder.and_(bits, ir.Constant(vector, [0x7FFFFFFF] * _LANES))
+        above_low = builder.sub(bits, in_all_lanes(low))
+        inside = builder.icmp_unsigned("<=", above_low, in_all_lanes(span))
+        name = f"llvm.experimental.vector.compress.v{_LANES}i32"
+        function_type = ir.FunctionType(vector, [vector, flags, vector])
+        compress = cgutils.get_or_insert_function(builder.module, function_type, name)
+        packed = builder.call(compress, [bits, inside, nothing])
+        builder.store(packed, lanes_at(signature.args[4], target, slot), align=4)
+        count = builder.ctpop(builder.bitcast(inside, ir.IntType(_LANES)))
+        return builder.add(slot, builder.zext(count, slot.type))
+
+    return signature, generate
+
+
+@njit(inline="always", error_model="numpy")
+def collect_block(values_f32, count, low, high, target_u32, position):
+    """Append the magnitudes of `values_f32[:count]` whose bits are in [low, high], in order.
+
+    From target_u32[position] on, which needs room for `count`; returns the position after them.
+    """
+    # Written always, kept when inside: no branch to mispredict. Unsigned, so that no index can be
+    # negative. Where the processor can move 16 at once, it does.
+    slot = np.uint64(position)
+    span = u32(high - low)
+    done = count - count % _LANES if COMPRESSES else 0
+    if COMPRESSES:
+        for j in range(0, done, _LANES):
+            slot = _compress(values_f32, j, low, span, target_u32, slot)
+    for j in range(done, count):
+        magnitude = magnitude_bits(values_f32[j])
+        target_u32[slot] = magnitude
+        slot = np.uint64(slot + np.uint64(u32(magnitude - low) <= span))
+    return np.int64(slot)
+
+
+@njit(inline="always", error_model="numpy")
+def narrow_block(values_f32, count, code, address, start):
+    """Round `values_f32[:count]` to type `code` and store them at element `start` of `address`.
+
+    Returns whether every stored number is finite.
+    """
+    # The least magnitude that rounds to Inf: checked before rounding, where a loop is at hand.
+    limit = u32(0x7F800000)
+    if code == F16:
+        limit = u32(0x477FF000)
+        half = carray(pointer(address + np.uint64(2) * np.uint64(start)), count, np.uint16)
+        for j in range(count):
+            half[j] = store_f16(values_f32[j])
+    elif code == BF16:
+        limit = u32(0x7F7F8000)
+        half = carray(pointer(address + np.uint64(2) * np.uint64(start)), count, np.uint16)
+        for j in range(count):
+            half[j] = f32_to_bf16_bits(values_f32[j])
+    else:
+        full = carray(pointer(address + np.uint64(4) * np.uint64(start)), count, np.float32)
+        for j in range(count):
+            full[j] = values_f32[j]
+    highest = u32(0)
+    for j in range(count):
+        highest = u32(max(highest, magnitude_bits(values_f32[j])))
+    return highest < limit
+
+
+@njit(inline="always", error_model="numpy")
+def all_finite(values_f32, count):
+    """Whether none of `values_f32[:count]` is Inf or NaN."""
+    highest = u32(0)
+    for j in range(count):
+        highest = u32(max(highest, magnitude_bits(values_f32[j])))
+    return highest < u32(0x7F800000)
+
+
+@njit("void(uint64, int64, int64, float32[::1])", cache=True, nogil=True, error_model="numpy")
+def _widen(address, code, start, out_f32):
+    widen_block(address, code, start, out_f32.size, out_f32)
+
+
+@njit("boolean(float32[::1], int64, uint64)", cache=True, nogil=True, error_model="numpy")
+def _narrow(values_f32, code, address):
+    return narrow_block(values_f32, values_f32.size, code, address, 0)
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """A tensor at rest: its little-endian bytes, and the code of their type."""
+
+    raw_u8: np.ndarray
+    code: int
+
+    def part_f32(self, start: int, stop: int) -> np.ndarray:
+        """Elements [start, stop) of the flattened tensor as float32, exactly."""
+        out_f32 = np.empty(stop - start, np.float32)
+        _widen(address(self.raw_u8), self.code, start, out_f32)
+        return out_f32
+
+
+def addresses(tensors: Sequence[RawTensor]) -> np.ndarray:
+    """Where the tensors begin, uint64 [m]; the caller keeps them alive."""
+    return np.array([tensor.raw_u8.ctypes.data for tensor in tensors], np.uint64)
+
+
+def codes(tensors: Sequence[RawTensor]) -> np.ndarray:
+    """The tensors' types, int64 [m]."""
+    return np.array([tensor.code for tensor in tensors], np.int64)
+
+
+def widen(raw_u8: np.ndarray, code: int, out_f32: np.ndarray) -> None:
+    """Fill `out_f32` [n] with the first n numbers of type `code` in the bytes `raw_u8`, exactly."""
+    _widen(address(raw_u8), code, 0, out_f32)
+
+
+def narrow(values_f32: np.ndarray, code: int, out_u8: np.ndarray) -> bool:
+    """Round `values_f32` [n] to type `code` into the bytes `out_u8`; False if one is Inf or NaN."""
+    return bool(_narrow(values_f32, code, address(out_u8)))

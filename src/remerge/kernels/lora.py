@@ -1,0 +1,181 @@
+"""Baking a low-rank adapter into a weight, rows at a time.
+
+>>> bake_rows(address(weight_u8), code, columns, a_f64, b_f64, scale, first_row, last_row, ...)
+
+    D[i,j] = Σ_k B[i,k]·A[k,j]        float64, k ascending from +0
+    W'     = rn(f64(W) + s·D)         product and sum rounded in float64, then once to the output
+
+A product of two float32 numbers is exact in float64, so it does not matter whether a processor
+fuses it with the sum; only the order of k does, and it is fixed. Source: Hu et al. 2021 (arXiv
+2106.09685), section 4.1; the scale is the one peft defines.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, njit
+
+from remerge.kernels.blocks import (
+    BAD_INPUT,
+    OK,
+    OVERFLOW,
+    all_finite,
+    narrow_block,
+    pointer,
+    widen_block,
+)
+from remerge.kernels.halves import F32, f64_to_odd_f32
+
+_inline = njit(inline="always", error_model="numpy")
+
+
+@_inline
+def _low_rank_row(a_f64, b_row_f64, start, count, row_f64):
+    """row[j] = Σ_k b_row[k]·A[k, start+j], four k a pass: same order, a quarter of the traffic."""
+    rank = b_row_f64.size
+    for j in range(count):
+        row_f64[j] = 0.0
+    k = 0
+    while k + 4 <= rank:
+        b0, b1, b2, b3 = b_row_f64[k], b_row_f64[k + 1], b_row_f64[k + 2], b_row_f64[k + 3]
+        a0 = a_f64[k, start : start + count]
+        a1 = a_f64[k + 1, start : start + count]
+        a2 = a_f64[k + 2, start : start + count]
+        a3 = a_f64[k + 3, start : start + count]
+        for j in range(count):
+            total = row_f64[j] + b0 * a0[j]
+            total = total + b1 * a1[j]
+            total = total + b2 * a2[j]
+            row_f64[j] = total + b3 * a3[j]
+        k += 4
+    while k < rank:
+        b0 = b_row_f64[k]
+        a0 = a_f64[k, start : start + count]
+        for j in range(count):
+            row_f64[j] = row_f64[j] + b0 * a0[j]
+        k += 1
+
+
+@_inline
+def _low_rank_pair(a_f64, b_row_f64, c_row_f64, start, count, row_f64, next_f64):
+    """Two rows of B at a time: what is read of A serves both."""
+    rank = b_row_f64.size
+    for j in range(count):
+        row_f64[j] = 0.0
+        next_f64[j] = 0.0
+    k = 0
+    while k + 4 <= rank:
+        b0, b1, b2, b3 = b_row_f64[k], b_row_f64[k + 1], b_row_f64[k + 2], b_row_f64[k + 3]
+        c0, c1, c2, c3 = c_row_f64[k], c_row_f64[k + 1], c_row_f64[k + 2], c_row_f64[k + 3]
+        a0 = a_f64[k, start : start + count]
+        a1 = a_f64[k + 1, start : start + count]
+        a2 = a_f64[k + 2, start : start + count]
+        a3 = a_f64[k + 3, start : start + count]
+        for j in range(count):
+            total = row_f64[j] + b0 * a0[j]
+            other = next_f64[j] + c0 * a0[j]
+            total = total + b1 * a1[j]
+            other = other + c1 * a1[j]
+            total = total + b2 * a2[j]
+            other = other + c2 * a2[j]
+            row_f64[j] = total + b3 * a3[j]
+            next_f64[j] = other + c3 * a3[j]
+        k += 4
+    while k < rank:
+        b0 = b_row_f64[k]
+        c0 = c_row_f64[k]
+        a0 = a_f64[k, start : start + count]
+        for j in range(count):
+            row_f64[j] = row_f64[j] + b0 * a0[j]
+            next_f64[j] = next_f64[j] + c0 * a0[j]
+        k += 1
+
+
+@_inline
+def _add_row(
+    weight, weight_code, element, count, scale, row_f64, weight_f32, out, out_code, position
+):
+    """W' of `count` weights from `element` on, stored at `position` of `out`; returns a status."""
+    widen_block(weight, weight_code, element, count, weight_f32)
+    if not all_finite(weight_f32, count):
+        return BAD_INPUT
+    if out_code == F32:
+        out_f32 = carray(pointer(out + np.uint64(4) * np.uint64(position)), count, np.float32)
+        for j in range(count):
+            out_f32[j] = np.float32(np.float64(weight_f32[j]) + scale * row_f64[j])
+        return OK if all_finite(out_f32, count) else OVERFLOW
+    for j in range(count):
+        weight_f32[j] = f64_to_odd_f32(np.float64(weight_f32[j]) + scale * row_f64[j])
+    return OK if narrow_block(weight_f32, count, out_code, out, position) else OVERFLOW
+
+
+@njit(
+    "int64(uint64, int64, int64, float64[:,::1], float64[:,::1], float64, int64, int64, uint64,"
+    " int64, int64)",
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def bake_rows(
+    weight, weight_code, columns, a_f64, b_f64, scale, first_row, last_row, out, out_code, block
+):
+    """Bake rows [first_row, last_row) of one weight; the first result goes to the address `out`.
+
+    weight   address where the whole weight [rows, columns] of type `weight_code` begins
+    a_f64    float64 [r, columns] and `b_f64` float64 [rows, r]: A and B, widened from float32
+    scale    float64
+    block    columns a step; does not change the result
+
+    Returns OK, BAD_INPUT (some weight is NaN or Inf) or OVERFLOW (some W' is beyond the output
+    type). A and B are checked by the caller.
+    """
+    weight_f32 = np.empty(block, np.float32)
+    pair_f64 = np.empty((2, block), np.float64)
+    # Columns outside: a strip of A stays in the cache while all rows use it.
+    for start in range(0, columns, block):
+        count = min(block, columns - start)
+        for row in range(first_row, last_row, 2):
+            rows = min(2, last_row - row)
+            if rows == 2:
+                _low_rank_pair(
+                    a_f64, b_f64[row], b_f64[row + 1], start, count, pair_f64[0], pair_f64[1]
+                )
+            else:
+                _low_rank_row(a_f64, b_f64[row], start, count, pair_f64[0])
+            for i in range(rows):
+                element = (row + i) * columns + start
+                position = element - first_row * columns
+                status = _add_row(
+                    weight,
+                    weight_code,
+                    element,
+                    count,
+                    scale,
+                    pair_f64[i],
+                    weight_f32,
+                    out,
+                    out_code,
+                    position,
+                )
+                if status != OK:
+                    return status
+    return OK
+
+
+@njit(
+    "int64(uint64, int64, int64, int64, uint64, int64, int64)",
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def cast_chunk(source, source_code, begin, end, out, out_code, block):
+    """Round elements [begin, end) to the output type: tensors that no adapter touches."""
+    values_f32 = np.empty(block, np.float32)
+    for start in range(begin, end, block):
+        count = min(block, end - start)
+        widen_block(source, source_code, start, count, values_f32)
+        if not all_finite(values_f32, count):
+            return BAD_INPUT
+        if not narrow_block(values_f32, count, out_code, out, start - begin):
+            return OVERFLOW
+    return OK

@@ -1,0 +1,1 @@
+"""Merges as plans: first everything is checked against headers, then shards are computed."""

@@ -1,0 +1,214 @@
+"""From a plan to a finished folder: shards, index, config, tokenizer, manifest, all or nothing.
+
+>>> build(plan, "merged/p1", companions=companions_of(base), scratch="scratch", threads=8)
+
+Work in progress lies in a scratch folder named after a digest of everything the result depends on,
+so the same merge finds its finished shards again and another merge never does. The folder appears
+under its final name in one rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import remerge.kernels
+import remerge.merge
+import remerge.tensors
+from remerge.atomic import flush_folder, json_text, write_bytes, write_json
+from remerge.disk import require_space
+from remerge.errors import CheckpointError
+from remerge.merge.inputs import Note
+from remerge.merge.units import Plan, TensorRecord, build_shards, record_path
+from remerge.proof.model_id import model_id
+from remerge.tensors.checkpoint import INDEX_NAME, read_json
+from remerge.tensors.dtypes import to_torch_name
+from remerge.tensors.shards import index_of
+
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+_CONFIG_NOISE = (
+    "_name_or_path",
+    "transformers_version",
+    "auto_map",
+    "torch_dtype",
+    "quantization_config",
+)
+
+
+#: Makes a plan's shards in a folder with so many threads, as `build_shards` does.
+MakeShards = Callable[[Plan, Path, int], list[TensorRecord]]
+
+
+class ArtefactPlan(Plan, Protocol):
+    """A plan that can say in its manifest what it depends on."""
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """Lines of the manifest: what was dropped or changed on the way in."""
+
+    def parameters(self) -> dict[str, Any]:
+        """The settings, without paths."""
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """Identity of every input folder, by label."""
+
+
+def code_digest(plan: ArtefactPlan) -> str:
+    """SHA-256 over the source of everything that decides the bytes of this plan's result."""
+    total = hashlib.sha256()
+    own_module = Path(str(sys.modules[type(plan).__module__].__file__))
+    rooms = [Path(str(room.__file__)) for room in (remerge.kernels, remerge.merge, remerge.tensors)]
+    for folder in sorted({path.parent for path in [own_module, *rooms]}):
+        for path in sorted(folder.glob("*.py")):
+            total.update(path.name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
+
+
+def resume_key(plan: ArtefactPlan) -> str:
+    """The name of the plan's scratch folder: a digest of inputs, parameters, layout and code."""
+    layout = [[s.file, hashlib.sha256(s.header).hexdigest()] for s in plan.shards]
+    described = [plan.parameters(), plan.inputs(), layout, code_digest(plan)]
+    return hashlib.sha256(json_text(described).encode()).hexdigest()[:32]
+
+
+def build(
+    plan: ArtefactPlan,
+    out: Path | str,
+    *,
+    companions: Mapping[str, Path],
+    scratch: Path | str,
+    threads: int,
+    config_changes: Mapping[str, Any] | None = None,
+    make_shards: MakeShards = build_shards,
+) -> dict[str, Any]:
+    """Run `plan` into the folder `out`, with the config and tokenizer files in `companions`.
+
+    companions      paths by file name, as `companions_of` gives them for a model folder
+    config_changes  entries of config.json to set
+    make_shards     where the work is done: by threads of this process, or by a cluster; either
+                    leaves the same files in the scratch folder
+
+    Returns the manifest that was written. `out` must not exist (an empty folder may); on any error
+    it does not appear, and finished shards wait in `scratch` for the next attempt.
+    """
+    out, work = Path(out), Path(scratch) / resume_key(plan)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists; remove it or choose another place")
+    missing = [s for s in plan.shards if not record_path(work / s.file).exists()]
+    require_space(work, sum(shard.nbytes for shard in missing), plan.label)
+    records = make_shards(plan, work, threads)
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        for shard in plan.shards:
+            os.link(work / shard.file, staging / shard.file)
+        if len(plan.shards) > 1:
+            write_json(staging / INDEX_NAME, index_of(plan.shards))
+        dtype = plan.shards[0].tensors[0].dtype
+        write_companions(companions, staging, to_torch_name(dtype), config_changes or {})
+        manifest = _manifest(plan, records, staging)
+        write_json(staging / "manifest.json", manifest)
+        publish_folder(staging, out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(work)
+    return manifest
+
+
+def publish_folder(staging: Path, out: Path) -> None:
+    """Make `staging`, whose files are flushed, appear as `out` in one rename."""
+    flush_folder(staging)
+    if out.exists():
+        out.rmdir()
+    staging.rename(out)
+    flush_folder(out.parent)
+
+
+def companions_of(folder: Path | str) -> dict[str, Path]:
+    """The files of a model folder, by name."""
+    return {path.name: path for path in sorted(Path(folder).iterdir()) if path.is_file()}
+
+
+def write_companions(
+    files: Mapping[str, Path], folder: Path, torch_dtype: str, changes: Mapping[str, Any]
+) -> None:
+    """Config in canonical form, and tokenizer files byte for byte, from `files` into `folder`."""
+    if "config.json" in files:
+        config = read_json(files["config.json"])
+        for key in _CONFIG_NOISE:
+            config.pop(key, None)
+        write_json(folder / "config.json", config | {"dtype": torch_dtype, **changes})
+    for name in ("generation_config.json", "adapter_config.json"):
+        if name in files:
+            settings = read_json(files[name])
+            settings.pop("transformers_version", None)
+            write_json(folder / name, settings)
+    for name in TOKENIZER_FILES:
+        if name in files:
+            write_bytes(folder / name, files[name].read_bytes())
+
+
+def _manifest(plan: ArtefactPlan, records: Sequence[TensorRecord], folder: Path) -> dict[str, Any]:
+    """Shards are known by their header and tensors, which were hashed on the way out."""
+    shards: dict[str, Any] = {
+        shard.file: {
+            "size": shard.nbytes,
+            "header_sha256": hashlib.sha256(shard.header).hexdigest(),
+            "tensors": [t.name for t in shard.tensors],
+        }
+        for shard in plan.shards
+    }
+    companions = {
+        path.name: {
+            "size": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in sorted(folder.iterdir())
+        if path.name not in shards
+    }
+    return {
+        "format": "remerge-manifest-1",
+        "class": "exact",
+        "model_id": model_id((r.name, r.dtype, r.shape, r.sha256) for r in records),
+        "parameters": plan.parameters(),
+        "inputs": {
+            label: {} if "folder" in identity else identity
+            for label, identity in plan.inputs().items()
+        },
+        "notes": [[note.model, note.tensor, note.text] for note in plan.notes],
+        "files": shards | companions,
+        "order": [record.name for record in records],
+        "tensors": {
+            record.name: {
+                "dtype": record.dtype,
+                "shape": list(record.shape),
+                "sha256": record.sha256,
+                **({"statistics": record.statistics} if record.statistics else {}),
+            }
+            for record in records
+        },
+    }
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """The manifest of a folder made by this library."""
+    path = Path(folder) / "manifest.json"
+    manifest = read_json(path)
+    if manifest.get("format") != "remerge-manifest-1":
+        raise CheckpointError(f"{path}: not a manifest of this library")
+    return manifest

@@ -1,0 +1,301 @@
+"""Running a plan: each output shard is a unit, a pure function of plan and inputs to one file.
+
+>>> records = build_shards(plan, folder, threads=8)
+
+Threads take tensors one by one; a tensor's results are written at its known place in the file as
+they come, and hashed on the way. What is held in memory is a few blocks a thread, however large
+the model. A shard is flushed and renamed when its last tensor is done, and a small record beside it
+lets the next attempt take it over after checking its digests.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from remerge.atomic import publish, temporary_path, write_json
+from remerge.errors import ToolError
+from remerge.merge.threads import require_ieee_arithmetic
+from remerge.progress import Bar, track
+from remerge.tensors.safetensors import TensorInfo
+from remerge.tensors.shards import OutputTensor, Shard
+
+#: Elements a call of a kernel; one result buffer a thread of this many elements.
+CHUNK = 1 << 18
+#: Bytes asked for ahead of one input tensor: enough to keep a disk busy.
+READ_AHEAD = 1 << 28
+
+Emit = Callable[[np.ndarray], None]
+
+
+class Plan(Protocol):
+    """What every merge provides: its files, and how one tensor is computed."""
+
+    @property
+    def label(self) -> str:
+        """What the progress bar and error messages call this work."""
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The files to write."""
+
+    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+        """Hand the tensor's little-endian bytes, in order, to `emit`; return its statistics."""
+
+
+class ReadingPlan(Plan, Protocol):
+    """A plan that can say beforehand what it will read, so that the disk need not wait."""
+
+    def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
+        """The input tensors that `compute` maps for `tensor`."""
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A finished tensor: `sha256` of its little-endian bytes, and what was observed on the way."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+
+class _ShardFile:
+    """A shard under construction: tensors arrive in any order, each at its own place."""
+
+    def __init__(self, shard: Shard, folder: Path) -> None:
+        self.shard = shard
+        self.path = folder / shard.file
+        self.temporary = temporary_path(self.path)
+        self.records: dict[str, TensorRecord] = {}
+        self._offsets = shard.offsets()
+        self._descriptor = -1
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Create the temporary file at full size on first use."""
+        with self._lock:
+            if self._descriptor < 0:
+                flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
+                self._descriptor = os.open(self.temporary, flags, 0o644)
+                os.posix_fallocate(self._descriptor, 0, self.shard.nbytes)
+                os.pwrite(self._descriptor, self.shard.header, 0)
+
+    def write(self, tensor: OutputTensor, position: int, data: memoryview) -> None:
+        offset = self._offsets[tensor.name] + position
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
+
+    def add(self, record: TensorRecord) -> bool:
+        """Note a finished tensor; True for the one that completes the shard."""
+        with self._lock:
+            self.records[record.name] = record
+            return len(self.records) == len(self.shard.tensors)
+
+    def finish(self) -> None:
+        """Flush, leave the record for a later attempt, rename.
+
+        The record comes first: on a disk that is filling up, a shard under its final name is one
+        that the next attempt can take over.
+        """
+        os.fsync(self._descriptor)
+        self.close()
+        write_json(record_path(self.path), [asdict(r) for r in self.in_order()])
+        publish(self.temporary, self.path)
+
+    def in_order(self) -> list[TensorRecord]:
+        return [self.records[tensor.name] for tensor in self.shard.tensors]
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def discard(self) -> None:
+        self.close()
+        with suppress(FileNotFoundError):
+            self.temporary.unlink()
+
+
+def record_path(shard_path: Path) -> Path:
+    """Where the digests of a finished shard stand."""
+    return shard_path.with_name(f"{shard_path.name}.done.json")
+
+
+class _Stopped(Exception):
+    """Another thread failed, or the user interrupted."""
+
+
+def build_shards(
+    plan: Plan, folder: Path, threads: int, only: Sequence[int] | None = None
+) -> list[TensorRecord]:
+    """Make the plan's shards (or those numbered in `only`) in `folder`, using `threads` threads.
+
+    Shards that an earlier attempt finished are checked and kept. Returns the records of all tensors
+    in the plan's order. On any error, or Ctrl-C, finished shards stay and half-made ones vanish.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.partial"):
+        leftover.unlink()
+    chosen = [plan.shards[i] for i in (range(len(plan.shards)) if only is None else only)]
+    with track(sum(shard.nbytes for shard in chosen), plan.label) as bar:
+        finished = _recover(chosen, folder, threads, bar)
+        files = [_ShardFile(s, folder) for s in chosen if s.file not in finished]
+        _run(plan, files, threads, bar)
+    finished |= {file.shard.file: file.in_order() for file in files}
+    return [record for shard in chosen for record in finished[shard.file]]
+
+
+def _run(plan: Plan, files: list[_ShardFile], threads: int, bar: Bar) -> None:
+    stop = threading.Event()
+    # Largest first within a shard, so that no thread is left alone with a large tensor at its end.
+    order = [(f, t) for f in files for t in sorted(f.shard.tensors, key=lambda t: -t.nbytes)]
+    tasks: Iterator[tuple[_ShardFile, OutputTensor]] = iter(order)
+    later: Iterator[tuple[_ShardFile, OutputTensor]] = iter(order[threads:])
+    reads = getattr(plan, "reads", lambda tensor: ())
+    take = threading.Lock()
+    flushes: list[Future[None]] = []
+
+    def work(flusher: ThreadPoolExecutor) -> None:
+        require_ieee_arithmetic()
+        while not stop.is_set():
+            with take:
+                task, ahead = next(tasks, None), next(later, None)
+            if task is None:
+                return
+            file, tensor = task
+            if ahead is not None:
+                _will_need(reads(ahead[1]))
+            file.open()
+            record = _compute(plan, file, tensor, bar, stop)
+            if file.add(record):
+                flushes.append(flusher.submit(file.finish))
+
+    try:
+        for file in files:
+            if not file.shard.tensors:
+                file.open()
+                file.finish()
+        with ThreadPoolExecutor(2) as flusher, ThreadPoolExecutor(threads) as pool:
+            workers = [pool.submit(work, flusher) for _ in range(threads)]
+            try:
+                wait(workers, return_when=FIRST_EXCEPTION)
+            finally:
+                stop.set()
+            _raise_first(workers)
+        _raise_first(flushes)
+    except (OSError, MemoryError) as error:
+        if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+            raise ToolError(
+                f"{plan.label}: out of memory or address space; allow more, or use fewer threads "
+                "(REMERGE_THREADS=1), and run it again: finished shards are kept"
+            ) from error
+        where = f"{plan.label}: writing {files[0].path.parent}"
+        remedy = "free some space and run it again: finished shards are kept"
+        raise ToolError(f"{where}: {error.strerror or error}; {remedy}") from error
+    finally:
+        for file in files:
+            file.discard()
+
+
+def _will_need(tensors: Sequence[TensorInfo]) -> None:
+    """Have `tensors` read from disk while others are computed.
+
+    A mapped file is read when its pages are touched, and a thread that waits for a page computes
+    nothing. On a warm cache this costs nothing to speak of.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for info in tensors:
+        if info.nbytes:
+            descriptor = os.open(info.path, os.O_RDONLY)
+            try:
+                count = min(info.nbytes, READ_AHEAD)
+                os.posix_fadvise(descriptor, info.offset, count, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(descriptor)
+
+
+def _raise_first(futures: Sequence[Future[None]]) -> None:
+    errors = [e for e in (future.exception() for future in futures) if e is not None]
+    for error in sorted(errors, key=lambda e: isinstance(e, _Stopped)):
+        raise error
+
+
+def _compute(
+    plan: Plan, file: _ShardFile, tensor: OutputTensor, bar: Bar, stop: threading.Event
+) -> TensorRecord:
+    digest = hashlib.sha256()
+    position = 0
+
+    def emit(chunk: np.ndarray) -> None:
+        nonlocal position
+        if stop.is_set():
+            raise _Stopped
+        data = chunk.data.cast("B")
+        file.write(tensor, position, data)
+        digest.update(data)
+        position += len(data)
+        bar.advance(len(data))
+
+    statistics = plan.compute(tensor, emit)
+    if position != tensor.nbytes:
+        raise AssertionError(f"{tensor.name}: {position} of {tensor.nbytes} bytes were computed")
+    return TensorRecord(tensor.name, tensor.dtype, tensor.shape, digest.hexdigest(), statistics)
+
+
+def _recover(
+    shards: Sequence[Shard], folder: Path, threads: int, bar: Bar
+) -> dict[str, list[TensorRecord]]:
+    """Shards of an earlier attempt whose every byte is still what was computed."""
+    with ThreadPoolExecutor(threads) as pool:
+        results = list(pool.map(lambda shard: recover_shard(shard, folder, bar), shards))
+    return {s.file: r for s, r in zip(shards, results, strict=True) if r is not None}
+
+
+def recover_shard(shard: Shard, folder: Path, bar: Bar) -> list[TensorRecord] | None:
+    """The records of a finished shard in `folder` if its every byte still has their digests."""
+    path = folder / shard.file
+    try:
+        entries = json.loads(record_path(path).read_text())
+        records = [TensorRecord(**{**e, "shape": tuple(e["shape"])}) for e in entries]
+        same = [(r.name, r.dtype, r.shape) for r in records] == [
+            (t.name, t.dtype, t.shape) for t in shard.tensors
+        ]
+        if not same or path.stat().st_size != shard.nbytes:
+            return None
+        with path.open("rb") as file:
+            if file.read(len(shard.header)) != shard.header:
+                return None
+            for record, tensor in zip(records, shard.tensors, strict=True):
+                if sha256_of_range(file, tensor.nbytes) != record.sha256:
+                    return None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    bar.advance(shard.nbytes)
+    return records
+
+
+def sha256_of_range(file: Any, count: int) -> str:
+    """SHA-256 of the next `count` bytes of a binary file."""
+    digest = hashlib.sha256()
+    while count:
+        block = file.read(min(count, 1 << 22))
+        if not block:
+            break
+        digest.update(block)
+        count -= len(block)
+    return digest.hexdigest()

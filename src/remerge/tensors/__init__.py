@@ -1,0 +1,1 @@
+"""Tensors at rest: reading checkpoints without trusting them, writing shards that never vary."""

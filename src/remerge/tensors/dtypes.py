@@ -1,0 +1,45 @@
+"""The number types of safetensors, and which of them can be merged.
+
+Names are those of the safetensors format (`F16`, `BF16`, …); recipes use the longer names of torch
+(`float16`, `bfloat16`, …).
+"""
+
+from __future__ import annotations
+
+from remerge.errors import RecipeError
+
+#: Bytes an element, for every type this library knows the size of.
+ITEM_SIZE: dict[str, int] = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+}
+
+#: Types whose every value is a float32, and the code by which the kernels know them.
+KERNEL_CODE: dict[str, int] = {"F16": 0, "BF16": 1, "F32": 2}
+
+_TORCH_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+
+
+def from_torch_name(name: str) -> str:
+    """`float16` → `F16`; RecipeError for a type that no merge can write."""
+    if name not in _TORCH_NAMES:
+        raise RecipeError(f"dtype {name!r} is not one of {', '.join(_TORCH_NAMES)}")
+    return _TORCH_NAMES[name]
+
+
+def to_torch_name(dtype: str) -> str:
+    """`F16` → `float16`."""
+    return {short: long for long, short in _TORCH_NAMES.items()}[dtype]

@@ -1,0 +1,118 @@
+"""Checkpoints of 2023 are pickles; this reads their tensors and nothing else.
+
+>>> open_pickle("pytorch_model-00001-of-00003.bin")["model.norm.weight"].bytes_u8()
+
+A pickle is a program. `torch.load(weights_only=True)` runs only the few instructions that rebuild
+tensors; before it sees the file we check that the archive is a plain one: stored, not compressed,
+so that it can be mapped and cannot swell.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from remerge.errors import CheckpointError, printable
+from remerge.tensors.safetensors import check_text, regular_file_size
+
+if TYPE_CHECKING:
+    import torch
+
+_PICKLE_LIMIT = 64_000_000
+
+
+@dataclass(frozen=True)
+class PickledTensor:
+    """One tensor of a mapped pickle checkpoint."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    tensor: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of its elements."""
+        return self.tensor.numel() * self.tensor.element_size()
+
+    def bytes_u8(self) -> np.ndarray:
+        """Its little-endian bytes, uint8 [nbytes]; a view where the tensor is contiguous."""
+        import torch
+
+        flat = self.tensor.detach().contiguous().reshape(-1)
+        return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+
+
+def _check_archive(path: Path) -> set[int]:
+    """Sizes of the archive's records, or CheckpointError for anything but a plain torch archive."""
+    size = regular_file_size(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{path}: not a torch archive ({error}); it is truncated, or was saved before torch 1.6"
+        ) from None
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise CheckpointError(f"{path}: {printable(entry.filename)!r} is compressed; refused")
+        if entry.filename.endswith("data.pkl") and entry.file_size > _PICKLE_LIMIT:
+            raise CheckpointError(f"{path}: its pickle of {entry.file_size} bytes is not genuine")
+    if sum(entry.file_size for entry in entries) > size:
+        raise CheckpointError(f"{path}: its records are larger than the file; refused")
+    return {entry.file_size for entry in entries}
+
+
+def open_pickle(path: Path | str) -> dict[str, PickledTensor]:
+    """The tensors of a `.bin` checkpoint, mapped, in the order of the file's dictionary.
+
+    CheckpointError for a damaged archive, for a pickle that asks for anything but tensors, and for
+    one whose tensors do not fit their records.
+    """
+    path = Path(path)
+    record_sizes = _check_archive(path)
+    import torch
+
+    names = {
+        torch.float16: "F16",
+        torch.bfloat16: "BF16",
+        torch.float32: "F32",
+        torch.float64: "F64",
+        torch.int64: "I64",
+        torch.int32: "I32",
+        torch.int16: "I16",
+        torch.int8: "I8",
+        torch.uint8: "U8",
+        torch.bool: "BOOL",
+    }
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever a hostile pickle provokes, it is refused the same way
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        shown = next(
+            (line for line in reason if "GLOBAL" in line or "Unsupported" in line), reason[0]
+        )
+        raise CheckpointError(
+            f"{path}: refused, its pickle is not one of plain tensors ({printable(shown, 160)})"
+        ) from None
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a table of tensors")
+    tensors = {}
+    for name, tensor in loaded.items():
+        where = f"{path}: entry {printable(name)!r}"
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(f"{where} is a {type(tensor).__name__}, not a named tensor")
+        check_text(name, where)
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.is_quantized or tensor.dtype not in names:
+            raise CheckpointError(f"{where} is of a kind that is no plain weight ({tensor.dtype})")
+        stored = tensor.untyped_storage().nbytes()
+        # Strides of 0 let a few bytes pose as a tensor of any size.
+        if stored not in record_sizes or tensor.numel() * tensor.element_size() > stored:
+            raise CheckpointError(f"{where}: its storage does not fit the archive; refused")
+        tensors[name] = PickledTensor(names[tensor.dtype], tuple(tensor.shape), tensor)
+    return tensors
