@@ -1,0 +1,207 @@
+"""One file from the hub to the disk: resumed, retried, hashed on the way, kept only if it is right.
+
+>>> download(file, pin, target, where="source 'base'", patience=Patience())
+
+What has arrived lies under a temporary name beside the target. An interrupted download goes on from
+there, in this process or in a later one; the target's name stands for a file whose digest matched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import httpx
+
+from remerge.errors import SourceError
+from remerge.sources.hub import (
+    HubError,
+    Patience,
+    RepoFile,
+    explain,
+    get,
+    is_transient,
+    retry_after_s,
+    status_of,
+)
+from remerge.sources.pinned import PinnedFile, verify_file
+
+_CHUNK = 1 << 20
+_RANGE_NOT_SATISFIABLE = 416
+
+
+class Cancelled(Exception):
+    """The work that wanted the file has ended."""
+
+
+@dataclass
+class _Received:
+    """What of a file is on disk: an open file, its length, the digest so far."""
+
+    file: BinaryIO
+    size: int = 0
+    sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def restart(self) -> None:
+        self.file.seek(0)
+        self.file.truncate()
+        self.size, self.sha256 = 0, hashlib.sha256()
+
+    def recover(self, limit: int) -> None:
+        """Hash what an earlier attempt left."""
+        self.file.seek(0, os.SEEK_END)
+        if self.file.tell() > limit:
+            self.restart()
+        self.file.seek(0)
+        self.size, self.sha256 = 0, hashlib.sha256()
+        while block := self.file.read(_CHUNK):
+            self.sha256.update(block)
+            self.size += len(block)
+
+    def append(self, block: bytes) -> None:
+        self.file.write(block)
+        self.sha256.update(block)
+        self.size += len(block)
+
+
+def download(
+    file: RepoFile,
+    pin: PinnedFile,
+    target: Path,
+    *,
+    where: str,
+    patience: Patience,
+    advance: Callable[[int], None] = lambda _: None,
+    cancelled: threading.Event | None = None,
+) -> None:
+    """Make `target` the file that `pin` describes.
+
+    advance  told of bytes as they count towards the whole; negative when some have to come again
+
+    SourceError, naming both digests or both sizes, for a file that differs; nothing of it is kept.
+    SourceError too when the hub refuses, or fails `patience.attempts` times without a new byte.
+    """
+    cancelled = cancelled or threading.Event()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    with partial.open("a+b") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)  # another process may want the same file
+        if target.exists():
+            partial.unlink(missing_ok=True)
+            verify_file(target, pin, where)
+            advance(pin.size)
+            return
+        received = _Received(opened)
+        received.recover(pin.size)
+        advance(received.size)
+        inherited = received.size > 0
+        try:
+            while True:
+                _receive(file, pin, received, where, patience, advance, cancelled)
+                found = received.sha256.hexdigest()
+                if found == pin.sha256:
+                    break
+                advance(-received.size)
+                received.restart()
+                if not inherited:
+                    raise SourceError(
+                        f"{where}: {file.where} has SHA-256 {found}, pinned is {pin.sha256}; "
+                        "nothing of it is kept"
+                    )
+                inherited = False  # what lay there may be at fault: once more from the start
+            opened.flush()
+            os.fsync(opened.fileno())
+            partial.replace(target)
+        finally:
+            if received.size == 0:
+                partial.unlink(missing_ok=True)
+
+
+def _receive(
+    file: RepoFile,
+    pin: PinnedFile,
+    received: _Received,
+    where: str,
+    patience: Patience,
+    advance: Callable[[int], None],
+    cancelled: threading.Event,
+) -> None:
+    """Bring `received` to the pinned size."""
+    failures, furthest = 0, received.size
+    while received.size < pin.size:
+        asked_s = 0.0
+        reason = f"ended after {received.size} of {pin.size} bytes"
+        try:
+            _stream(file, pin, received, where, advance, cancelled)
+            reason = f"ended after {received.size} of {pin.size} bytes"
+        except HubError as error:
+            if status_of(error) == _RANGE_NOT_SATISFIABLE and received.size:
+                advance(-received.size)
+                received.restart()
+            elif not is_transient(error):
+                raise explain(error, file.repo, file.revision, file.path, where) from None
+            else:
+                asked_s = retry_after_s(error)
+                status = status_of(error)
+                reason = f"answered {status}" if status else f"failed with {type(error).__name__}"
+        if received.size >= pin.size:
+            return
+        failures = 0 if received.size > furthest else failures + 1
+        furthest = max(furthest, received.size)
+        if failures >= patience.attempts:
+            raise SourceError(
+                f"{where}: {file.where} {reason}, {failures} times in a row; run it again to go on "
+                "from there"
+            )
+        if cancelled.wait(patience.wait_s(failures, asked_s)):
+            raise Cancelled
+
+
+def _stream(
+    file: RepoFile,
+    pin: PinnedFile,
+    received: _Received,
+    where: str,
+    advance: Callable[[int], None],
+    cancelled: threading.Event,
+) -> None:
+    """One request from where we are to the end."""
+    with get(file, f"{received.size}-" if received.size else "") as response:
+        if response.status_code != httpx.codes.PARTIAL_CONTENT and received.size:
+            advance(-received.size)
+            received.restart()
+        total = _total(response)
+        if total is not None and total != pin.size:
+            received.restart()
+            raise SourceError(
+                f"{where}: {file.where} has {total} bytes, pinned are {pin.size}; nothing of "
+                "it is kept"
+            )
+        for block in response.iter_bytes():  # as they come: a broken connection loses none
+            if cancelled.is_set():
+                raise Cancelled
+            if received.size + len(block) > pin.size:
+                received.restart()
+                raise SourceError(
+                    f"{where}: {file.where} goes on after the {pin.size} bytes pinned; nothing of "
+                    "it is kept"
+                )
+            received.append(block)
+            advance(len(block))
+
+
+def _total(response: httpx.Response) -> int | None:
+    """Size of the whole file, as the server states it."""
+    if response.status_code == httpx.codes.PARTIAL_CONTENT:
+        stated = response.headers.get("Content-Range", "").rpartition("/")[2]
+    elif response.headers.get("Content-Encoding", "identity") == "identity":
+        stated = response.headers.get("Content-Length", "")
+    else:
+        stated = ""
+    return int(stated) if stated.isdecimal() else None

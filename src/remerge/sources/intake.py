@@ -1,0 +1,293 @@
+"""Making what was fetched plain: safetensors in state-dict order, whatever the source saved.
+
+>>> with open_files(source, root=Path(), scratch=Path("scratch")) as files:
+...     take_in_model(files, "models/chronos", scratch="scratch", shard_bytes=10**9, threads=8)
+
+Which files hold the weights is decided by name and index, never by looking for anything that ends
+in `.safetensors`: repositories of 2023 carry quantised strays beside their real shards.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remerge.atomic import open_atomic
+from remerge.disk import require_space
+from remerge.errors import CheckpointError, SourceError, printable
+from remerge.merge.adapter import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    adapter_from_header,
+    check_adapter_config,
+)
+from remerge.merge.artefact import TOKENIZER_FILES, build, publish_folder, resume_key
+from remerge.merge.inputs import Note
+from remerge.merge.order import is_buffer, state_dict_order
+from remerge.merge.units import CHUNK, Emit, record_path
+from remerge.sources.files import SourceFiles
+from remerge.sources.pinned import Source
+from remerge.tensors.checkpoint import raw_bytes, read_index, read_json
+from remerge.tensors.pickles import PickledTensor, open_pickle
+from remerge.tensors.safetensors import TensorInfo, read_header
+from remerge.tensors.shards import OutputTensor, Shard, plan_shards
+
+#: Files that go with the weights into the result.
+COMPANIONS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+
+_LAYOUTS = (
+    ("model.safetensors.index.json", "model.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin"),
+)
+
+Found = TensorInfo | PickledTensor
+
+
+@dataclass(frozen=True)
+class IntakePlan:
+    """Copies the tensors of a source, bytes unchanged, into our layout."""
+
+    label: str
+    source: Source
+    supply: Supply
+    shards: tuple[Shard, ...]
+    notes: tuple[Note, ...]
+
+    def parameters(self) -> dict[str, Any]:
+        """What was asked for, for manifest and resume key."""
+        return {"method": "fetch", "origin": self.source.origin, "config": self.source.config}
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The pinned digests: they are what the result depends on."""
+        pins = {name: pin.sha256 for name, pin in self.source.files.items()}
+        return {self.source.name: {"files": pins}}
+
+    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+        """Copy one tensor, as soon as the file that holds it is here."""
+        # An empty piece asks only whether the work still stands.
+        found = self.supply.open(tensor.name, beat=lambda: emit(np.empty(0, np.uint8)))
+        data = raw_bytes(found) if isinstance(found, TensorInfo) else found.bytes_u8()
+        for begin in range(0, data.size, 2 * CHUNK):
+            emit(np.ascontiguousarray(data[begin : begin + 2 * CHUNK]))
+        del found, data
+        self.supply.done(tensor.name)
+        return {}
+
+
+class Supply:
+    """Opens weight files as their tensors are asked for and lets each go after its last one.
+
+    table  by tensor: the file that holds it, and what that file's header says of it
+    """
+
+    def __init__(self, files: SourceFiles, table: Mapping[str, tuple[str, TensorInfo]]) -> None:
+        self._files = files
+        self._table = table
+        self._lock = threading.Lock()
+        self._opened: dict[str, Mapping[str, Found]] = {}
+        self._left: Counter[str] = Counter()
+
+    def expect(self, plan: IntakePlan, scratch: Path | str) -> None:
+        """Begin to bring what the plan still has to copy; ToolError if the disk cannot hold it."""
+        tensors = unfinished_tensors(plan, scratch)
+        names = [self._table[tensor.name][0] for tensor in tensors]
+        self._left = Counter(names)
+        files = list(dict.fromkeys(names))
+        needed = sum(tensor.nbytes for tensor in tensors) + self._files.temporary_bytes(files)
+        require_space(Path(scratch), needed, plan.label)
+        self._files.expect(files)
+
+    def open(self, tensor: str, beat: Callable[[], None]) -> Found:
+        """The tensor in its file, which is awaited."""
+        name, planned = self._table[tensor]
+        path = self._files.take(name, beat)
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = (
+                    read_header(path) if name.endswith(".safetensors") else open_pickle(path)
+                )
+            found = self._opened[name].get(tensor)
+        if found is None or (found.dtype, found.shape) != (planned.dtype, planned.shape):
+            raise SourceError(f"{name}: its tensors are not those that its header described")
+        return found
+
+    def done(self, tensor: str) -> None:
+        """The tensor has been copied."""
+        name = self._table[tensor][0]
+        with self._lock:
+            self._left[name] -= 1
+            if self._left[name]:
+                return
+            self._opened.pop(name, None)
+        self._files.release(name)
+
+
+def weight_files(listed: Collection[str], indexes: Mapping[str, Path], where: str) -> list[str]:
+    """Names of the files that hold a model's weights; CheckpointError if there is none or a choice.
+
+    listed   names of all files of the source
+    indexes  paths of its index files
+    """
+    layouts = [pair for pair in _LAYOUTS if any(name in listed for name in pair)]
+    if not layouts:
+        raise CheckpointError(f"{where}: none of its files is a checkpoint (model.safetensors, …)")
+    if len(layouts) > 1:
+        raise CheckpointError(
+            f"{where}: lists both safetensors and pickle weights; keep one of them in the recipe"
+        )
+    index, single = layouts[0]
+    if index not in listed:
+        return [single]
+    if single in listed:
+        raise CheckpointError(f"{where}: lists both {index} and {single}; keep one in the recipe")
+    named = sorted(set(read_index(indexes[index]).values()))
+    missing = [name for name in named if name not in listed]
+    if missing:
+        raise CheckpointError(
+            f"{where}: {index} names {missing[0]!r}, which the recipe does not list"
+        )
+    return named
+
+
+def tensor_table(files: SourceFiles) -> tuple[dict[str, tuple[str, TensorInfo]], list[str]]:
+    """Each tensor's file and description, by headers alone; and weight files that are none of them.
+
+    CheckpointError when index and headers disagree or a tensor stands in two files.
+    """
+    where = f"source {files.source.name!r}"
+    listed = files.source.files
+    indexes = files.all(index for index, _ in _LAYOUTS if index in listed)
+    names = weight_files(listed, indexes, where)
+    table: dict[str, tuple[str, TensorInfo]] = {}
+    for name in names:
+        for tensor, info in files.header(name).items():
+            if tensor in table:
+                raise CheckpointError(f"{where}: tensor {printable(tensor)!r} is in two files")
+            table[tensor] = (name, info)
+    for index, path in indexes.items():
+        in_index = set(read_index(path))
+        for tensor in sorted(in_index ^ set(table)):
+            side = "only in" if tensor in in_index else "not in"
+            raise CheckpointError(f"{where}: tensor {printable(tensor)!r} is {side} {index}")
+    strays = [n for n in listed if n.endswith((".safetensors", ".bin", ".pt")) and n not in names]
+    return table, strays
+
+
+def take_in_model(
+    files: SourceFiles,
+    out: Path | str,
+    *,
+    scratch: Path | str,
+    shard_bytes: int,
+    threads: int,
+) -> dict[str, Any]:
+    """Write the model in `files` to the folder `out`; returns its manifest.
+
+    Weights keep their types; `inv_freq` buffers are dropped and stray weight files left aside, each
+    with a note in the manifest. Weight files are asked for one after the other, in the order in
+    which the shards need them.
+    """
+    source = files.source
+    where = f"source {source.name!r}"
+    if "config.json" not in source.files:
+        raise CheckpointError(f"{where}: the recipe lists no config.json")
+    table, strays = tensor_table(files)
+    small = files.all(n for n in source.files if n in COMPANIONS)
+    notes = [Note(source.name, name, "stray weight file, left aside") for name in strays]
+    notes += [Note(source.name, name, "buffer, dropped") for name in table if is_buffer(name)]
+    weights = {name: info for name, (_, info) in table.items() if not is_buffer(name)}
+    order, known = state_dict_order(
+        read_json(small["config.json"]), weights, Path(scratch) / "orders"
+    )
+    if not known:
+        notes.append(Note(source.name, "", "order: not all tensors are known to transformers"))
+    outputs = [OutputTensor(name, weights[name].dtype, weights[name].shape) for name in order]
+    supply = Supply(files, table)
+    plan = IntakePlan(
+        label=f"fetch {source.name}",
+        source=source,
+        supply=supply,
+        shards=plan_shards(outputs, shard_bytes),
+        notes=tuple(notes),
+    )
+    supply.expect(plan, scratch)
+    return build(
+        plan,
+        out,
+        companions=small,
+        scratch=scratch,
+        threads=threads,
+        config_changes=source.config,
+    )
+
+
+def unfinished_tensors(plan: IntakePlan, scratch: Path | str) -> list[OutputTensor]:
+    """Tensors of the shards that no earlier attempt has finished, in order."""
+    work = Path(scratch) / resume_key(plan)
+    return [
+        tensor
+        for shard in plan.shards
+        if not record_path(work / shard.file).exists()
+        for tensor in shard.tensors
+    ]
+
+
+def adapter_table(files: SourceFiles) -> tuple[dict[str, tuple[str, TensorInfo]], dict[str, Any]]:
+    """Each tensor's file and description, and the config; CheckpointError for an unusable one."""
+    source = files.source
+    where = f"source {source.name!r}"
+    if CONFIG_NAME not in source.files:
+        raise CheckpointError(f"{where}: the recipe lists no {CONFIG_NAME}")
+    kinds = [name for name in (WEIGHTS_NAME, "adapter_model.bin") if name in source.files]
+    if not kinds:
+        raise CheckpointError(
+            f"{where}: the recipe lists no {WEIGHTS_NAME} and no adapter_model.bin"
+        )
+    if len(kinds) > 1:
+        raise CheckpointError(f"{where}: lists both {' and '.join(kinds)}; keep one in the recipe")
+    config = read_json(files.all([CONFIG_NAME])[CONFIG_NAME])
+    check_adapter_config(config, f"{where}: {CONFIG_NAME}")
+    tensors = files.header(kinds[0])
+    adapter_from_header(config, tensors, Path(source.origin), source.name)
+    return {name: (kinds[0], info) for name, info in tensors.items()}, config
+
+
+def take_in_adapter(files: SourceFiles, out: Path | str, *, scratch: Path | str) -> dict[str, Any]:
+    """Write the adapter in `files` as `adapter_model.safetensors`; returns the manifest."""
+    source = files.source
+    table, _ = adapter_table(files)
+    outputs = [OutputTensor(n, table[n][1].dtype, table[n][1].shape) for n in sorted(table)]
+    supply = Supply(files, table)
+    plan = IntakePlan(
+        label=f"fetch {source.name}",
+        source=source,
+        supply=supply,
+        shards=plan_shards(outputs, 2**62, stem="adapter_model"),
+        notes=(),
+    )
+    supply.expect(plan, scratch)
+    return build(
+        plan,
+        out,
+        companions=files.all([CONFIG_NAME]),
+        scratch=scratch,
+        threads=1,
+    )
+
+
+def take_in_dataset(files: SourceFiles, out: Path | str) -> None:
+    """Copy the files of a data set, which may lie in folders, to `out`."""
+    out = Path(out)
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    for name, path in files.all(files.source.files).items():
+        with path.open("rb") as reader, open_atomic(staging / name) as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+    publish_folder(staging, out)

@@ -1,0 +1,143 @@
+"""What headers and configs can tell, told before gigabytes move.
+
+>>> check_source("lookup", recipe, sources, open_source)
+
+A model that is no fine-tune of the base, a vocabulary that no rule handles, an adapter for modules
+that its model does not have: refused after kilobytes. Each check is the one that the stage would
+make later, on the same tables of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from remerge.errors import CheckpointError, RecipeError, printable
+from remerge.merge.adapter import adapter_from_header, check_targets
+from remerge.merge.inputs import TOKEN_TENSORS, fit, require_mergeable, weights_only
+from remerge.sources.files import SourceFiles
+from remerge.sources.intake import adapter_table, tensor_table
+from remerge.sources.pinned import Source
+from remerge.tensors.checkpoint import Checkpoint, read_json
+from remerge.tensors.safetensors import TensorInfo
+
+#: Entries of config.json that make another model, and what they are called in a message.
+_STRUCTURE = {
+    "model_type": "architecture",
+    "num_hidden_layers": "number of layers",
+    "hidden_size": "hidden size",
+    "intermediate_size": "feed-forward size",
+    "num_attention_heads": "number of heads",
+    "num_key_value_heads": "number of key and value heads",
+}
+
+Open = Callable[[Source], SourceFiles]
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model by its small files alone. `weights` leaves out buffers; offsets mean nothing."""
+
+    checkpoint: Checkpoint
+    weights: dict[str, TensorInfo]
+    config: dict[str, Any]
+
+
+def describe_model(files: SourceFiles) -> Described:
+    """Read a model's config and headers; CheckpointError if it cannot be a model to merge."""
+    source = files.source
+    where = f"source {source.name!r}"
+    if "config.json" not in source.files:
+        raise CheckpointError(f"{where}: the recipe lists no config.json")
+    config = read_json(files.all(["config.json"])["config.json"]) | source.config
+    table, _ = tensor_table(files)
+    tensors = {name: info for name, (_, info) in table.items()}
+    checkpoint = Checkpoint(source.name, Path(source.origin), tensors)
+    weights, _ = weights_only(checkpoint)
+    require_mergeable(checkpoint, weights)
+    return Described(checkpoint, weights, config)
+
+
+def check_source(
+    name: str, recipe: Mapping[str, Any], sources: Mapping[str, Source], open_source: Open
+) -> None:
+    """Check the source `name` against what the recipe wants of it.
+
+    A donor is held against the base, the base against nothing, an adapter against the model that
+    it is baked into. CheckpointError says what does not fit.
+    """
+    source, out = sources[name], _out(recipe, name)
+    if source.kind == "dataset":
+        return
+    if source.kind == "adapter":
+        with open_source(source) as files:
+            table, config = adapter_table(files)
+        tensors = {tensor: info for tensor, (_, info) in table.items()}
+        adapter = adapter_from_header(config, tensors, Path(source.origin), source.name)
+        for entry in recipe.get("loras", {}).values():
+            if entry.get("adapter") == out:
+                model = _source_of(recipe, sources, entry.get("model"))
+                with open_source(model) as files:
+                    check_targets(adapter, describe_model(files).weights, model.name)
+        return
+    with open_source(source) as files:
+        model_described = describe_model(files)
+    rules = list(_vocabulary_rules(recipe, out))
+    if out == recipe.get("base") or not rules:
+        return
+    base = _source_of(recipe, sources, recipe.get("base"))
+    with open_source(base) as files:
+        check_against_base(model_described, describe_model(files), rules)
+
+
+def check_against_base(model: Described, base: Described, rules: list[str | None]) -> None:
+    """CheckpointError unless the model is a fine-tune of the base under each vocabulary rule."""
+    for key, called in _STRUCTURE.items():
+        mine, theirs = model.config.get(key), base.config.get(key)
+        if mine is not None and theirs is not None and mine != theirs:
+            raise CheckpointError(
+                f"{model.checkpoint.label} ({model.checkpoint.folder}): {called} is "
+                f"{printable(mine, 40)}, the base's is {printable(theirs, 40)}; it is not a "
+                "fine-tune of this base"
+            )
+    for rule in rules:
+        checkpoint = _as_mapped(model, base) if rule == "map" else model.checkpoint
+        fit(checkpoint, base.checkpoint, base.weights, rule)
+
+
+def _as_mapped(model: Described, base: Described) -> Checkpoint:
+    """The model with as many rows of vocabulary as the base's, as mapping will give it."""
+    tensors = dict(model.checkpoint.tensors)
+    for name, wanted in base.weights.items():
+        info = tensors.get(name)
+        if info and name.endswith(TOKEN_TENSORS) and info.shape[1:] == wanted.shape[1:]:
+            tensors[name] = replace(info, shape=wanted.shape)
+    return replace(model.checkpoint, tensors=tensors)
+
+
+def _vocabulary_rules(recipe: Mapping[str, Any], out: str) -> Iterator[str | None]:
+    """The vocabulary rule of each place that the model in `out` fills, baked or as it is."""
+    paths = {out} | {
+        entry.get("out") for entry in recipe.get("loras", {}).values() if entry.get("model") == out
+    }
+    for places in recipe.get("parts", {}).values():
+        for place in places.values():
+            if place.get("name") is not None and place.get("path") in paths:
+                yield place.get("vocabulary")
+
+
+def _out(recipe: Mapping[str, Any], name: str) -> str:
+    return str(recipe["sources"][name].get("out"))
+
+
+def _source_of(recipe: Mapping[str, Any], sources: Mapping[str, Source], out: object) -> Source:
+    """The source whose folder `out` is, directly or baked."""
+    for entry in recipe.get("loras", {}).values():
+        if entry.get("out") == out:
+            return _source_of(recipe, sources, entry.get("model"))
+    for name in sources:
+        if _out(recipe, name) == out:
+            return sources[name]
+    raise RecipeError(f"{printable(out)!r} is the out of no source")

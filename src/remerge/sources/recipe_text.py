@@ -1,0 +1,127 @@
+"""Changing pins in a YAML file that people write: every other byte of it stays.
+
+>>> text = with_pins(text, {"base": Pins(repo="owner/name", revision="…", files={…})}, where)
+
+A YAML library that writes a file again joins lines, drops anchors and moves comments. Here the
+library only says where an entry stands; the lines of its pins are replaced, and what comes out is
+parsed again and compared with what was meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+from remerge.errors import RecipeError, printable
+from remerge.sources.pinned import PinnedFile
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What is written into a source's entry."""
+
+    repo: str
+    revision: str
+    files: dict[str, PinnedFile]
+
+
+def read_entries(text: str, where: str) -> CommentedMap:
+    """The sources of a recipe or suite, at the top or under `recipe`; RecipeError without any."""
+    try:
+        document = YAML().load(text)
+    # A table as the key of a table, say, ends in a TypeError within the library.
+    except (YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RecipeError(f"{where}: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise RecipeError(f"{where}: nested too deep to be genuine") from None
+    holder = document.get("recipe", document) if isinstance(document, CommentedMap) else None
+    entries = holder.get("sources") if isinstance(holder, CommentedMap) else None
+    if not isinstance(entries, CommentedMap):
+        raise RecipeError(f"{where}: has no `sources`")
+    for name, entry in entries.items():
+        if not isinstance(entry, CommentedMap):
+            raise RecipeError(f"{where}: source {printable(name)!r} is not a table of entries")
+    return entries
+
+
+def with_pins(text: str, pins: Mapping[str, Pins], where: str) -> str:
+    """`text` with the pins of the named sources; RecipeError where the file's form forbids it."""
+    for name, pin in pins.items():
+        before = _plain(read_entries(text, where))
+        changed = _with_pin(text, name, pin, where)
+        before[name] |= {"repo": pin.repo, "revision": pin.revision, "files": _table(pin.files)}
+        if _plain(read_entries(changed, where)) != before:
+            raise RecipeError(
+                f"{where}: source {printable(name)!r} is laid out in a way that cannot be "
+                "rewritten; give repo, revision and files a line each"
+            )
+        text = changed
+    return text
+
+
+def _with_pin(text: str, name: str, pin: Pins, where: str) -> str:
+    entry = read_entries(text, where)[name]
+    if entry.fa.flow_style():
+        raise RecipeError(f"{where}: source {printable(name)!r} stands on one line; give it lines")
+    lines = text.splitlines(keepends=True)
+    repo_line, column = entry.lc.key("repo")
+    indent = " " * column
+    # From the bottom up, so that the numbers of lines above stay what they are.
+    block = [f"{indent}files:\n"] + [
+        f"{indent}  {file}: {{sha256: {p.sha256}, size: {p.size}}}\n"
+        for file, p in pin.files.items()
+    ]
+    edits: list[tuple[int, int, list[str]]] = []
+    if "revision" in entry:
+        at = entry.lc.key("revision")[0]
+        edits.append((at, at + 1, [_with_value(lines[at], "revision", pin.revision)]))
+    else:
+        edits.append((repo_line + 1, repo_line + 1, [f"{indent}revision: {pin.revision}\n"]))
+    if entry["repo"] != pin.repo:
+        edits.append((repo_line, repo_line + 1, [_with_value(lines[repo_line], "repo", pin.repo)]))
+    if "files" in entry:
+        first = last = entry.lc.key("files")[0]
+        while last + 1 < len(lines) and _indent(lines[last + 1]) > column:
+            last += 1
+        edits.append((first, last + 1, block))
+    else:
+        end = max(entry.lc.key(key)[0] for key in entry)
+        while end + 1 < len(lines) and _indent(lines[end + 1]) > column:
+            end += 1
+        edits.append((end + 1, end + 1, block))
+    for first, stop, new in sorted(edits, key=lambda edit: edit[:2], reverse=True):
+        if first == len(lines) and lines and not lines[-1].endswith("\n"):
+            lines[-1] += "\n"
+        lines[first:stop] = new
+    return "".join(lines)
+
+
+def _with_value(line: str, key: str, value: str) -> str:
+    """The line `key: …  # comment` with another value and the same comment."""
+    return re.sub(
+        rf"({key}:)[ \t]*(?:[^\s#][^#\n]*?)?([ \t]*(?:[ \t]#.*)?\n?)$",
+        lambda match: f"{match.group(1)} {value}{match.group(2)}",
+        line,
+    )
+
+
+def _indent(line: str) -> int:
+    """Columns before the text; -1 for an empty line, which ends a block of pins."""
+    return len(line) - len(line.lstrip(" ")) if line.strip() else -1
+
+
+def _table(files: Mapping[str, PinnedFile]) -> dict[str, Any]:
+    return {name: {"sha256": pin.sha256, "size": pin.size} for name, pin in files.items()}
+
+
+def _plain(value: Any) -> Any:
+    """The same tables as plain dictionaries and lists, to be compared."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
