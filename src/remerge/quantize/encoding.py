@@ -1,0 +1,125 @@
+"""Turn a tensor of a checkpoint into the bytes of a ggml type, a few rows at a time.
+
+>>> with ThreadPoolExecutor(2) as pool:
+...     for piece in encode(tensor, TYPES["Q4_K"], pool, depth=4):
+...         file.write(piece)
+
+The rows are cut into pieces at places that depend on the shape alone; the pieces are computed by
+any number of threads and given back in order. What is in memory is `depth` pieces, never a tensor.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from remerge.errors import CheckpointError, NumericError, printable
+from remerge.kernels.blocks import narrow, widen
+from remerge.kernels.halves import BF16, F16, F32
+from remerge.quantize import blocks, superblocks_offset, superblocks_signed
+from remerge.quantize.llama import LlamaTensor
+from remerge.tensors.checkpoint import raw_bytes
+from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+
+Kernel = Callable[[np.ndarray, np.ndarray], bool]
+#: Weights in one piece: large enough to keep a thread busy, small enough for its cache.
+PIECE = 1 << 18
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """A ggml tensor type: `width` weights become `nbytes` bytes by `kernel` (float32 in)."""
+
+    name: str
+    code: int
+    width: int
+    nbytes: int
+    kernel: Kernel
+
+    def size(self, weights: int) -> int:
+        """Bytes of `weights` weights, a multiple of `width`."""
+        return weights // self.width * self.nbytes
+
+
+def _narrowing(code: int) -> Kernel:
+    return lambda x, out: narrow(x, code, out)
+
+
+#: The types this library writes; `code` is ggml's number for the type, in both containers.
+TYPES: dict[str, BlockType] = {
+    kind.name: kind
+    for kind in (
+        BlockType("F32", 0, 1, 4, _narrowing(F32)),
+        BlockType("F16", 1, 1, 2, _narrowing(F16)),
+        BlockType("BF16", 30, 1, 2, _narrowing(BF16)),
+        BlockType("Q4_0", 2, 32, 18, blocks.q4_0),
+        BlockType("Q5_0", 6, 32, 22, blocks.q5_0),
+        BlockType("Q5_1", 7, 32, 24, blocks.q5_1),
+        BlockType("Q8_0", 8, 32, 34, blocks.q8_0),
+        BlockType("Q4_K", 12, 256, 144, superblocks_offset.q4_k),
+        BlockType("Q5_K", 13, 256, 176, superblocks_offset.q5_k),
+        BlockType("Q6_K", 14, 256, 210, superblocks_signed.q6_k),
+    )
+}
+
+
+def _refuse(tensor: LlamaTensor, kind: BlockType, values: np.ndarray, start: int) -> None:
+    """Raise NumericError for a piece whose numbers cannot be stored."""
+    where = f"{tensor.info.path}: tensor {printable(tensor.info.name)!r}"
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        row, column = divmod(int(bad[0]), tensor.columns)
+        source = int(tensor.source_rows(start + row, start + row + 1)[0])
+        index = [source, column] if len(tensor.info.shape) == 2 else [column]
+        raise NumericError(f"{where}: {values[bad[0]]} at index {index}; repair the source")
+    raise NumericError(
+        f"{where}: numbers up to {float(np.abs(values).max()):.6g} are too large for {kind.name}"
+    )
+
+
+def encode_rows(tensor: LlamaTensor, kind: BlockType, start: int, stop: int) -> np.ndarray:
+    """Rows [start:stop] of `tensor` as uint8 bytes of type `kind`.
+
+    NumericError names the tensor and the index of a NaN or Inf in it.
+    """
+    info = tensor.info
+    stride = tensor.columns * ITEM_SIZE[info.dtype]
+    if tensor.rotated_heads:
+        raw = raw_bytes(info).reshape(tensor.rows, stride)[tensor.source_rows(start, stop)]
+        raw = raw.reshape(-1)
+    else:
+        raw = raw_bytes(info)[start * stride : stop * stride]
+    values = np.empty((stop - start) * tensor.columns, np.float32)
+    widen(raw, KERNEL_CODE[info.dtype], values)
+    out = np.empty(kind.size(values.size), np.uint8)
+    if not blocks.all_finite(values) or not kind.kernel(values, out):
+        _refuse(tensor, kind, values, start)
+    return out
+
+
+def encode(
+    tensor: LlamaTensor, kind: BlockType, pool: ThreadPoolExecutor, depth: int
+) -> Iterator[np.ndarray]:
+    """The bytes of `tensor` as type `kind`, in order, with at most `depth` pieces under way."""
+    if tensor.columns % kind.width:
+        raise CheckpointError(
+            f"{tensor.info.path}: tensor {printable(tensor.info.name)!r}: {tensor.columns} columns "
+            f"are no multiple of {kind.width}, as {kind.name} needs"
+        )
+    step = max(1, PIECE // tensor.columns)
+    waiting: deque[Future[np.ndarray]] = deque()
+    try:
+        for start in range(0, tensor.rows, step):
+            if len(waiting) >= depth:
+                yield waiting.popleft().result()
+            stop = min(start + step, tensor.rows)
+            waiting.append(pool.submit(encode_rows, tensor, kind, start, stop))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

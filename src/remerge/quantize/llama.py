@@ -1,0 +1,200 @@
+"""A Llama model folder as the two ggml containers see it: its shape and its tensors in order.
+
+>>> shape = read_shape(read_config(folder), str(folder))
+>>> tensors = llama_tensors(open_checkpoint(folder), shape)
+
+transformers rotates the halves of a head against each other, ggml neighbouring pairs: row
+h·d + p·d/2 + i of the query and key projections there is row h·d + 2i + p here (d: head size,
+p: 0 or 1). Everything else keeps its rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from remerge.errors import CheckpointError, printable
+from remerge.tensors.checkpoint import Checkpoint
+from remerge.tensors.dtypes import KERNEL_CODE
+from remerge.tensors.safetensors import TensorInfo
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """The hyperparameters that a runtime has to know."""
+
+    vocabulary: int
+    hidden: int
+    feed_forward: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    context: int
+    rope_base: float
+    rope_factor: float
+    rms_epsilon: float
+    tied: bool
+
+
+@dataclass(frozen=True)
+class LlamaTensor:
+    """One tensor to be written. `part` is its place in a layer (`attn_q`) or the model (`output`).
+
+    `layer` is −1 outside the layers. `rotated_heads` is the number of heads whose rows change
+    places, 0 where none do.
+    """
+
+    part: str
+    layer: int
+    info: TensorInfo
+    rotated_heads: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Number of rows; a vector is one row."""
+        return self.info.shape[0] if len(self.info.shape) == 2 else 1
+
+    @property
+    def columns(self) -> int:
+        """Length of a row."""
+        return self.info.shape[-1]
+
+    def source_rows(self, start: int, stop: int) -> np.ndarray:
+        """Which rows of the checkpoint become rows [start:stop] of the file: int64 [stop−start]."""
+        rows = np.arange(start, stop)
+        if not self.rotated_heads:
+            return rows
+        size = self.rows // self.rotated_heads
+        head, within = rows // size, rows % size
+        return head * size + within % 2 * (size // 2) + within // 2
+
+
+def _number(config: dict[str, Any], key: str, where: str, default: Any = None) -> int:
+    value = config.get(key, default)
+    if type(value) is not int or value <= 0:
+        raise CheckpointError(
+            f"{where}: config.json: {key} must be a positive integer, found {printable(value, 40)}"
+        )
+    return value
+
+
+def _real(value: Any, key: str, where: str) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+        raise CheckpointError(
+            f"{where}: config.json: {key} must be a positive number, found {printable(value, 40)}"
+        )
+    return float(value)
+
+
+def _rope(config: dict[str, Any], where: str) -> tuple[float, float]:
+    """Base frequency and linear scaling factor, from the old keys or from `rope_parameters`."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise CheckpointError(f"{where}: config.json: the rope parameters are not an object")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    base = _real(rope.get("rope_theta", config.get("rope_theta", 10000.0)), "rope_theta", where)
+    if kind == "default":
+        return base, 1.0
+    if kind == "linear":
+        return base, _real(rope.get("factor"), "rope factor", where)
+    raise CheckpointError(
+        f"{where}: config.json: rope type {printable(kind, 40)!r} cannot be written; "
+        "only default and linear can"
+    )
+
+
+def read_shape(config: dict[str, Any], where: str) -> LlamaShape:
+    """The shape that a transformers `config.json` describes; CheckpointError if it is no Llama."""
+    if config.get("model_type") != "llama":
+        raise CheckpointError(
+            f"{where}: config.json: model_type is {printable(config.get('model_type'), 40)!r}; "
+            "GGUF and GGML files are written for llama only"
+        )
+    heads = _number(config, "num_attention_heads", where)
+    hidden = _number(config, "hidden_size", where)
+    base, factor = _rope(config, where)
+    shape = LlamaShape(
+        vocabulary=_number(config, "vocab_size", where),
+        hidden=hidden,
+        feed_forward=_number(config, "intermediate_size", where),
+        layers=_number(config, "num_hidden_layers", where),
+        heads=heads,
+        kv_heads=_number(config, "num_key_value_heads", where, heads),
+        head_size=_number(config, "head_dim", where, hidden // heads)
+        if config.get("head_dim") is not None
+        else hidden // heads,
+        context=_number(config, "max_position_embeddings", where, 2048),
+        rope_base=base,
+        rope_factor=factor,
+        rms_epsilon=_real(config.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
+    if shape.head_size <= 0 or shape.head_size % 2 or heads % shape.kv_heads:
+        raise CheckpointError(
+            f"{where}: config.json: {heads} heads, {shape.kv_heads} key/value heads of size "
+            f"{shape.head_size} do not go together"
+        )
+    return shape
+
+
+def _expected(shape: LlamaShape) -> list[tuple[str, str, int, tuple[int, ...], int]]:
+    """(checkpoint name, part, layer, shape, rotated heads) in the order of the file."""
+    hidden, wide = shape.hidden, shape.feed_forward
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    rows: list[tuple[str, str, int, tuple[int, ...], int]] = [
+        ("model.embed_tokens.weight", "token_embd", -1, (shape.vocabulary, hidden), 0)
+    ]
+    for layer in range(shape.layers):
+        at = f"model.layers.{layer}."
+        rows += [
+            (at + "input_layernorm.weight", "attn_norm", layer, (hidden,), 0),
+            (at + "self_attn.q_proj.weight", "attn_q", layer, (queries, hidden), shape.heads),
+            (at + "self_attn.k_proj.weight", "attn_k", layer, (keys, hidden), shape.kv_heads),
+            (at + "self_attn.v_proj.weight", "attn_v", layer, (keys, hidden), 0),
+            (at + "self_attn.o_proj.weight", "attn_output", layer, (hidden, queries), 0),
+            (at + "post_attention_layernorm.weight", "ffn_norm", layer, (hidden,), 0),
+            (at + "mlp.gate_proj.weight", "ffn_gate", layer, (wide, hidden), 0),
+            (at + "mlp.up_proj.weight", "ffn_up", layer, (wide, hidden), 0),
+            (at + "mlp.down_proj.weight", "ffn_down", layer, (hidden, wide), 0),
+        ]
+    rows.append(("model.norm.weight", "output_norm", -1, (hidden,), 0))
+    if not shape.tied:
+        rows.append(("lm_head.weight", "output", -1, (shape.vocabulary, hidden), 0))
+    return rows
+
+
+def llama_tensors(checkpoint: Checkpoint, shape: LlamaShape) -> list[LlamaTensor]:
+    """All tensors in the order in which they are written.
+
+    CheckpointError for a tensor that is missing, has another shape or type than `config.json`
+    implies, or has no place in the file. Rotary buffers are not weights and are passed over.
+    """
+    left = dict(checkpoint.tensors)
+    tensors = []
+    for name, part, layer, wanted, heads in _expected(shape):
+        info = left.pop(name, None)
+        if info is None:
+            raise CheckpointError(f"{checkpoint.folder}: tensor {name!r} is missing")
+        if info.shape != wanted:
+            raise CheckpointError(
+                f"{info.path}: tensor {name!r} has shape {list(info.shape)}, "
+                f"config.json implies {list(wanted)}"
+            )
+        if info.dtype not in KERNEL_CODE:
+            raise CheckpointError(
+                f"{info.path}: tensor {name!r} is {info.dtype}; "
+                "only F16, BF16 and F32 weights can be quantized"
+            )
+        tensors.append(LlamaTensor(part, layer, info, heads))
+    if shape.tied:
+        left.pop("lm_head.weight", None)
+    strays = [name for name in left if not name.endswith("rotary_emb.inv_freq")]
+    if strays:
+        raise CheckpointError(
+            f"{checkpoint.folder}: tensor {printable(strays[0])!r} has no place in a llama file"
+        )
+    return tensors
