@@ -1,0 +1,173 @@
+"""One model through all tasks of a suite, one task at a time, resumable after each.
+
+Imports lm-eval's evaluator; the caller has switched the network off before.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.api.model import CachingLM
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate
+
+from remerge.atomic import write_json
+from remerge.errors import CheckpointError, ToolError
+from remerge.evaluate.digests import digest_of_files, digest_of_model, digest_of_values
+from remerge.evaluate.quiet import quiet
+from remerge.evaluate.results import suite_as_json
+from remerge.evaluate.suite import Suite
+from remerge.evaluate.tasks import FEW_SHOT_SEED, data_files
+
+SEED = 1234
+
+
+class Run:
+    """The tasks of `suite` on the model in `folder`.
+
+    scratch: folder for finished tasks and cached answers, or None.
+    """
+
+    def __init__(self, name: str, folder: Path, suite: Suite, scratch: Path | None) -> None:
+        self.name = name
+        self.folder = folder
+        self.suite = suite
+        self.scratch = scratch / digest_of_model(folder)[:32] if scratch else None
+        self._settings = {
+            "dtype": suite.dtype,
+            "device": suite.device,
+            "batch_size": suite.batch_size,
+            "add_bos_token": suite.add_bos_token,
+            "lm_eval": version("lm_eval"),
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+            "code": digest_of_files(list(Path(__file__).parent.glob("*.py"))),
+        }
+
+    @cached_property
+    def _model(self) -> Any:
+        """Loaded when the first task needs it, so a finished run loads nothing."""
+        quants = sorted(p for p in self.folder.iterdir() if p.suffix in (".gguf", ".ggml"))
+        if len(quants) > 1:
+            names = " and ".join(path.name for path in quants[:2])
+            raise CheckpointError(f"{self.folder}: {names}: which of them is to be scored?")
+        if quants and quants[0].suffix == ".gguf":
+            from remerge.evaluate.llama_cpp import load_gguf
+
+            return load_gguf(quants[0], self.suite)
+        if quants:
+            from remerge.evaluate.legacy_ggml import load_ggml
+
+            return load_ggml(quants[0], self.suite)
+        from remerge.evaluate.language_models import load_transformers
+
+        return load_transformers(self.folder, self.suite)
+
+    def records(
+        self, tasks: Mapping[str, tuple[str, ConfigurableTask]]
+    ) -> dict[str, dict[str, Any]]:
+        """What is known of each task afterwards.
+
+        `value` (the metric that counts), `metrics` (all of them), `items` (how many), `samples`
+        (one each) and, where there is something to say, `note`.
+        """
+        keys = self._keys() if self.scratch else {}
+        records = {}
+        for name, (metric, task) in tasks.items():
+            kept = self.scratch / f"{name}-{keys[name][:32]}.json" if self.scratch else None
+            record = _read(kept)
+            if record is None:
+                record = self._run(name, task)
+                if kept:
+                    write_json(kept, record)
+            if metric not in record["metrics"]:
+                known = ", ".join(sorted(record["metrics"]))
+                raise ToolError(f"{name}: lm-eval gave no {metric!r}, only {known}")
+            records[name] = {**record, "value": record["metrics"][metric]}
+        return records
+
+    def _keys(self) -> dict[str, str]:
+        keys = {}
+        for benchmark, values in zip(
+            self.suite.benchmarks, suite_as_json(self.suite)["benchmarks"], strict=True
+        ):
+            values = {k: v for k, v in values.items() if k not in ("data", "metric")}
+            for name, files in data_files(benchmark).items():
+                data = {split: digest_of_files([path]) for split, path in files.items()}
+                limit = self.suite.limit
+                keys[name] = digest_of_values([self._settings, values, data, limit, FEW_SHOT_SEED])
+        return keys
+
+    def _run(self, name: str, task: ConfigurableTask) -> dict[str, Any]:
+        with quiet() as truncations:
+            model = self._model
+            model.label = f"{self.name} {name}"
+            random.seed(SEED)
+            np.random.seed(SEED)
+            torch.manual_seed(SEED)
+            task.set_fewshot_seed(FEW_SHOT_SEED)
+            if self.scratch:
+                cache = self.scratch / f"answers-{digest_of_values(self._settings)[:32]}.db"
+                model = CachingLM(model, str(cache))
+            try:
+                with torch.no_grad():
+                    outcome = evaluate(
+                        model,
+                        {"tasks": {name: task}, "groups": {}, "group_map": {}},
+                        limit=self.suite.limit,
+                        bootstrap_iters=0,
+                        log_samples=True,
+                    )
+            except (AssertionError, RuntimeError, ValueError, KeyError, IndexError) as error:
+                line = " ".join(str(error).split()) or type(error).__name__
+                raise ToolError(f"{self.name}: {name}: lm-eval failed: {line}") from error
+            finally:
+                if self.scratch:
+                    model.dbdict.close()
+        record = {
+            "metrics": {
+                key: value
+                for key, value in outcome["results"][name].items()
+                if isinstance(value, float | int) and "," in key and "_stderr" not in key
+            },
+            "items": outcome["n-samples"][name]["effective"],
+            "samples": [_sample(sample) for sample in outcome["samples"][name]],
+        }
+        if truncations.seen:
+            record["note"] = (
+                f"{name}: some prompts are longer than the model's context and lost their beginning"
+            )
+        plain: dict[str, Any] = json.loads(json.dumps(record, default=_plain))
+        return plain
+
+
+def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth keeping of lm-eval's record of an item; the prompt is kept by its digest."""
+    kept = {key: sample[key] for key in sample["metrics"]}
+    for key in ("doc_id", "doc", "target", "filter", "resps", "filtered_resps", "prompt_hash"):
+        kept[key] = sample[key]
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy as JSON has them, anything else as text."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _read(path: Path | None) -> dict[str, Any] | None:
+    """A finished task, or None where there is none (or a damaged one, which is done again)."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "metrics" in record else None
