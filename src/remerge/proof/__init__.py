@@ -1,0 +1,1 @@
+"""Saying what a model is, and checking that it is what somebody says."""

@@ -1,0 +1,166 @@
+"""Two finished builds side by side: every artefact, and where they part.
+
+>>> parting = compare_builds(Path("."), Path("/tmp/elsewhere"))
+>>> parting.same, [artefact.stage for artefact in parting.differing]
+
+A build is a folder with a `dvc.lock` and what it names. What is compared are the bytes that lie
+there, not what a lock says of them; the stage that comes first in the pipeline comes first here, so
+the first difference is where to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from remerge.errors import CheckpointError
+from remerge.proof.diff import ModelDifference, compare
+from remerge.proof.digests import sha256_of_ranges, whole
+from remerge.tensors.safetensors import regular_file_size
+
+
+@dataclass(frozen=True)
+class ArtefactComparison:
+    """One output of one stage. Names of files are relative to it ("" for an output that is a file).
+
+    changed       files that both have and whose bytes differ
+    only_first, only_second
+    tensors       how the weights differ, where both hold weights that can be compared
+    """
+
+    stage: str
+    path: str
+    files: int
+    nbytes: int
+    changed: tuple[str, ...] = ()
+    only_first: tuple[str, ...] = ()
+    only_second: tuple[str, ...] = ()
+    tensors: ModelDifference | None = None
+
+    @property
+    def same(self) -> bool:
+        """Every file has the same bytes."""
+        return not (self.changed or self.only_first or self.only_second)
+
+
+@dataclass(frozen=True)
+class BuildComparison:
+    """All outputs in the order of the pipeline, and stages whose records in the locks differ."""
+
+    artefacts: tuple[ArtefactComparison, ...]
+    other_records: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Both builds are the same, artefacts and records."""
+        return not self.differing and not self.other_records
+
+    @property
+    def differing(self) -> tuple[ArtefactComparison, ...]:
+        """The artefacts that differ, the one to look at first."""
+        return tuple(artefact for artefact in self.artefacts if not artefact.same)
+
+
+def read_lock(root: Path) -> dict[str, dict[str, Any]]:
+    """The stages of `dvc.lock` in the order of the pipeline; CheckpointError if there is none."""
+    path = root / "dvc.lock"
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    stages = content.get("stages") if isinstance(content, dict) else None
+    if not isinstance(stages, dict):
+        raise CheckpointError(f"{path}: names no stage; build first (`dvc repro`)")
+    return in_pipeline_order(stages)
+
+
+def in_pipeline_order(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Stages after those that make what they read; by name where that leaves a choice."""
+    maker = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])}
+
+    def needs(name: str) -> set[str]:
+        paths = [PurePosixPath(dep["path"]) for dep in stages[name].get("deps", [])]
+        return {
+            maker[str(place)]
+            for path in paths
+            for place in (path, *path.parents)
+            if str(place) in maker
+        } - {name}
+
+    ordered: dict[str, dict[str, Any]] = {}
+    waiting = {name: needs(name) for name in sorted(stages)}
+    while waiting:
+        ready = [name for name, before in waiting.items() if before <= set(ordered)]
+        for name in ready or list(waiting)[:1]:  # a lock edited into a circle still has an order
+            ordered[name] = dict(stages[name])
+            del waiting[name]
+    return ordered
+
+
+def compare_builds(
+    first: Path | str, second: Path | str, threads: int | None = None, *, partly: bool = False
+) -> BuildComparison:
+    """Compare every output that either lock names; CheckpointError when a build is unfinished.
+
+    `partly`: only stages that both have.
+    """
+    first, second = Path(first), Path(second)
+    locks = [read_lock(first), read_lock(second)]
+    if partly:
+        both = locks[0].keys() & locks[1].keys()
+        locks = [{name: s for name, s in lock.items() if name in both} for lock in locks]
+    outs = [(stage, o["path"]) for stage, entry in locks[0].items() for o in entry.get("outs", [])]
+    known = {path for _, path in outs}
+    outs += [
+        (stage, o["path"])
+        for stage, entry in locks[1].items()
+        for o in entry.get("outs", [])
+        if o["path"] not in known
+    ]
+    return BuildComparison(
+        tuple(_compare_output(stage, path, first, second, threads) for stage, path in outs),
+        tuple(
+            name
+            for name in dict.fromkeys([*locks[0], *locks[1]])
+            if locks[0].get(name) != locks[1].get(name)
+        ),
+    )
+
+
+def _compare_output(
+    stage: str, path: str, first: Path, second: Path, threads: int | None
+) -> ArtefactComparison:
+    a, b = first / path, second / path
+    for place in (a, b):
+        if not place.exists() and (a.exists() or place is a):
+            raise CheckpointError(f"{place}: is missing, so this is no finished build of {stage}")
+    in_a, in_b = _digests(a, threads), _digests(b, threads)
+    changed = tuple(name for name in in_a if name in in_b and in_a[name] != in_b[name])
+    return ArtefactComparison(
+        stage,
+        path,
+        len(in_a),
+        sum(regular_file_size(a / name if name else a) for name in in_a),
+        changed,
+        tuple(name for name in in_a if name not in in_b),
+        tuple(name for name in in_b if name not in in_a),
+        _tensors(a, b, threads) if changed else None,
+    )
+
+
+def _digests(path: Path, threads: int | None) -> dict[str, str]:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    digests = sha256_of_ranges([whole(file) for file in files], threads, f"compare {path.name}")
+    names = ["" if file == path else str(file.relative_to(path)) for file in files]
+    return dict(zip(names, digests, strict=True))
+
+
+def _tensors(first: Path, second: Path, threads: int | None) -> ModelDifference | None:
+    try:
+        return compare(first, second, threads)
+    except CheckpointError:  # scores and reports hold no weights; damaged weights cannot be read
+        return None

@@ -1,0 +1,120 @@
+"""What a build was made of, read from its parameters and from what its stages wrote.
+
+>>> lineage = read_lineage(Path(), params, materials={"requirements/run.txt": "9f86d0…"})
+>>> [artefact.name for artefact in lineage.artefacts]
+['merged/final', 'quantized/gguf_f16', …]
+
+Names are folders within the project, digests are SHA-256. There is nothing here that two builds of
+one commit could disagree on: no time, host, user or absolute path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remerge.errors import CheckpointError
+from remerge.proof.digests import sha256_of_ranges, whole
+from remerge.tensors.checkpoint import read_json
+
+FINAL = "merged/final"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A folder that a stage made. `files` are SHA-256 by file name, `made_of` are folders."""
+
+    name: str
+    manifest: dict[str, Any]
+    files: dict[str, str]
+    made_of: tuple[str, ...]
+
+    @property
+    def model_id(self) -> str:
+        """The id in its manifest; "" for what is no model of safetensors."""
+        return str(self.manifest.get("model_id", ""))
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A finished build and what it was made of.
+
+    params     the parameters, composed
+    artefacts  what was made to be published, files digested: the final model and its formats
+    stages     what lies between sources and artefacts: name to (model id, inputs)
+    materials  SHA-256 of code and lock files by path
+    """
+
+    params: dict[str, Any]
+    artefacts: tuple[Artefact, ...]
+    stages: tuple[Artefact, ...]
+    materials: dict[str, str]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe among the parameters."""
+        return dict(self.params["recipe"])
+
+
+def graph(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Every model folder of a recipe, in pipeline order, and the folders that it is made of."""
+    recipe = params["recipe"]
+    made_of: dict[str, tuple[str, ...]] = {s["out"]: () for s in recipe["sources"].values()}
+    for lora in recipe["loras"].values():
+        made_of[lora["out"]] = (lora["model"], lora["adapter"])
+    for part, places in recipe["parts"].items():
+        donors = [d["path"] for d in places.values() if d.get("name") is not None]
+        made_of[f"merged/{part}"] = (recipe["base"], *donors)
+    made_of[FINAL] = tuple(f"merged/{part}" for part in recipe["parts"])
+    for entry in (params.get("quantize_eval") or {}).values():
+        if entry["kind"] == "quantize":
+            made_of[entry["out"]] = (entry["reads"],)
+    return made_of
+
+
+def read_lineage(
+    root: Path | str,
+    params: Mapping[str, Any],
+    *,
+    materials: Mapping[str, str],
+    threads: int | None = None,
+) -> Lineage:
+    """Read manifests, and digest every file of the artefacts, under `root`.
+
+    CheckpointError if a folder that the parameters name was not built.
+    """
+    root = Path(root)
+    made_of = graph(params)
+    sources = {source["out"] for source in params["recipe"]["sources"].values()}
+    published = [n for n in made_of if n == FINAL or n.startswith("quantized/")]
+    between = [n for n in made_of if n not in sources and n not in published]
+    return Lineage(
+        params=dict(params),
+        artefacts=tuple(
+            _read(root, n, made_of[n], digest_files(root / n, threads)) for n in published
+        ),
+        stages=tuple(_read(root, n, made_of[n], {}) for n in between),
+        materials=dict(sorted(materials.items())),
+    )
+
+
+def _read(root: Path, name: str, made_of: Iterable[str], files: dict[str, str]) -> Artefact:
+    return Artefact(name, read_json(root / name / "manifest.json"), files, tuple(made_of))
+
+
+def digest_files(folder: Path, threads: int | None = None) -> dict[str, str]:
+    """SHA-256 of every file under `folder` by its name there; CheckpointError if there is none."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not paths:
+        raise CheckpointError(f"{folder}: holds no file; build it first (`dvc repro`)")
+    digests = sha256_of_ranges([whole(path) for path in paths], threads, f"hash {folder.name}")
+    return {str(p.relative_to(folder)): d for p, d in zip(paths, digests, strict=True)}
+
+
+def digest_materials(root: Path | str, paths: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files under `root` by their path: the code of the stages, the lock."""
+    ordered = sorted(set(paths))
+    digests = sha256_of_ranges([whole(Path(root) / path) for path in ordered], 1)
+    return dict(zip(ordered, digests, strict=True))
