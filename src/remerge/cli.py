@@ -1,0 +1,73 @@
+"""The command `remerge`: a table of verbs, each a module of `remerge.commands`.
+
+A verb's module has `arguments(parser)`, which describes it to argparse, and `run(options)`, which
+does it and may return an exit status. It is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from remerge.errors import RemergeError
+
+#: verb → one line of help; the module has the verb's name, with `_` for `-`.
+VERBS: dict[str, str] = {
+    "plan": "say what a recipe downloads, keeps and takes, before anything runs",
+    "pin": "resolve the sources of a recipe to commits and digests, or check that they hold",
+    "bake": "bake a LoRA adapter into a model",
+    "ties": "merge donors into a base by TIES (trim, elect sign, merge)",
+    "gradient": "blend two models by a ratio that changes along them",
+    "score": "score models on a suite of tasks, quants in their own runtime",
+    "id": "print the model id: one digest of the weights, whatever files they lie in",
+    "diff": "say which tensors of two models differ, by how much, in which layers",
+    "verify": "rebuild this commit elsewhere in other surroundings, and compare every artefact",
+    "sign": "sign a finished model, offline, with a key of your own",
+    "verify-signature": "check that a model is, file by file, what somebody signed",
+    "check": "check folders against their manifests, byte by byte, and say how to repair them",
+    "chat": "talk to a built model, in any of its formats",
+}
+
+_DESCRIPTION = """\
+Rebuild merged language models to the last bit.
+
+The pipeline of this repository is run by DVC (`dvc repro`, `dvc exp run -S ties.density=0.6`);
+these commands do single steps by hand and look at what was built."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="remerge",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="`remerge VERB --help` explains a verb.",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chosen = next((a for a in (sys.argv[1:] if arguments is None else arguments) if a in VERBS), "")
+    for verb, help_line in VERBS.items():
+        subparser = verbs.add_parser(
+            verb, help=help_line, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if verb == chosen:
+            module = importlib.import_module(f"remerge.commands.{verb.replace('-', '_')}")
+            subparser.description = module.__doc__
+            module.arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except RemergeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; finished shards are kept, run it again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

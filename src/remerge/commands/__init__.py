@@ -1,0 +1,1 @@
+"""The verbs of the command `remerge`, one module each."""

@@ -1,0 +1,38 @@
+"""Bake a LoRA adapter into a model: W' = W + scale·B·A, exactly defined and streamed.
+
+remerge bake models/hermes adapters/kimiko --out baked/hermes
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from remerge.commands.common import add_output_options, build_options, parse_size
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the verb to argparse."""
+    parser.add_argument("model", type=Path, help="folder of the model (safetensors)")
+    parser.add_argument("adapter", type=Path, help="folder of the adapter, as peft saves it")
+    add_output_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do it."""
+    from remerge.merge.adapter import read_adapter
+    from remerge.merge.artefact import build, companions_of
+    from remerge.merge.bake import plan_bake
+    from remerge.tensors.checkpoint import open_checkpoint
+    from remerge.tensors.dtypes import from_torch_name
+
+    plan = plan_bake(
+        open_checkpoint(options.model),
+        read_adapter(options.adapter),
+        dtype=from_torch_name(options.dtype),
+        shard_bytes=parse_size(options.shard_size),
+    )
+    manifest = build(
+        plan, options.out, companions=companions_of(options.model), **build_options(options)
+    )
+    print(f"{manifest['model_id']}  {options.out}")

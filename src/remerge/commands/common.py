@@ -1,0 +1,53 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from remerge.errors import RecipeError
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Where and how a merge is written."""
+    parser.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
+    parser.add_argument(
+        "--dtype",
+        default="float16",
+        choices=("float16", "bfloat16", "float32"),
+        help="type of the result (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard-size",
+        default="1GB",
+        help="size limit of an output file, such as 500MB or 1GB (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="threads to use (default: all cores; changes no byte)"
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        help="where unfinished work is kept for the next attempt (default: .scratch beside --out)",
+    )
+
+
+def build_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `build` that `add_output_options` gathers."""
+    from remerge.merge.threads import thread_count
+
+    return {
+        "scratch": options.scratch or options.out.parent / ".scratch",
+        "threads": thread_count(options.threads),
+    }
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `500MB`, `1GB` or a plain number; decimal units."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1, "": 1}
+    number = text.rstrip("KMGBkmgb")
+    unit = text[len(number) :].upper()
+    if unit not in units or not number.isdecimal() or int(number) < 1:
+        raise RecipeError(f"size {text!r} is not a number of bytes such as 500MB or 1GB")
+    return int(number) * units[unit]

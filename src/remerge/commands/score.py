@@ -1,0 +1,96 @@
+"""Score models on the suite of params.yaml, without a network and without the pipeline.
+
+  remerge score merged/final quantized/gguf_q8_0
+  remerge score merged/final --published Stheno-L2-13B --device cuda --batch-size 16 --limit 100
+
+A model is a folder with safetensors or with one GGUF or GGML file, which runs in its own runtime.
+Rounded scores go to OUT/<model>/scores.json; answers and log-likelihoods to OUT/whole/<model>/.
+An interrupted run goes on where it stopped when it is started again with the same options.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the verb to argparse."""
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="folder of a model")
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        help="the file whose section `eval` is the suite (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("scores"), help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, help="prompts at once (default: the suite's)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the suite's)")
+    parser.add_argument(
+        "--dtype", help="float64, float32, bfloat16 or float16 (default: the suite's)"
+    )
+    parser.add_argument("--limit", type=int, help="score only the first LIMIT items of each task")
+    parser.add_argument(
+        "--published",
+        metavar="NAME",
+        help="compare with the scores that the suite has under this name",
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        help="where finished tasks and answers are kept (default: .scratch beside --out)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do it."""
+    import yaml
+
+    from remerge.errors import RecipeError
+    from remerge.evaluate.results import compare
+    from remerge.evaluate.scoring import Model, score_many
+    from remerge.evaluate.suite import suite_from_params
+
+    try:
+        params = yaml.safe_load(options.params.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{options.params}: {' '.join(str(error).split())}") from None
+    if not isinstance(params, dict) or not isinstance(params.get("eval"), dict):
+        raise RecipeError(f"{options.params}: has no section `eval`; compose it from conf/")
+    suite = suite_from_params(params["eval"])
+    if options.published and options.published not in suite.published:
+        known = ", ".join(sorted(suite.published)) or "none"
+        raise RecipeError(
+            f"--published {options.published}: the suite {suite.name} has scores of: {known}"
+        )
+    models = [
+        Model(folder.name or "model", folder, options.out / (folder.name or "model"))
+        for folder in options.models
+    ]
+    results = score_many(
+        models,
+        suite,
+        batch_size=options.batch_size,
+        device=options.device,
+        dtype=options.dtype,
+        limit=options.limit,
+        scratch=options.scratch or options.out.parent / ".scratch" / "evaluate",
+    )
+    width = max(len(name) for name in results)
+    columns = [*(benchmark.name for benchmark in suite.benchmarks), "average"]
+    print("  ".join([" " * width, *(f"{column:>6}" for column in columns)]))
+    for name, result in results.items():
+        scores = {**result["scores"], "average": result["average"]}
+        cells = [f"{scores[column]:{max(len(column), 6)}.4f}" for column in columns]
+        print("  ".join([f"{name:{width}}", *cells]))
+    for name, result in results.items():
+        for row in compare(suite, options.published, result) if options.published else ():
+            verdict = "same" if row["within"] else "differs"
+            if not row["comparable"]:
+                verdict = "not comparable"
+            print(
+                f"{name} {row['task']}: {row['rebuilt']:.2f}, published {row['published']:.2f}, "
+                f"difference {row['difference']:+.2f}: {verdict}"
+            )
+    for note in dict.fromkeys(note for result in results.values() for note in result["notes"]):
+        print(f"note: {note}")
