@@ -1,0 +1,20 @@
+"""The pipeline's stages: read parameters, call the library, nothing else. Run by `dvc repro`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+
+def _end(number: int, _frame: Any) -> None:
+    """Ctrl-C while modules are loaded: nothing was begun, so there is nothing to undo."""
+    os.write(2, b"interrupted before anything was begun\n")
+    os._exit(128 + number)
+
+
+# Python sets this name while it looks for the module of `python -m stages.NAME`, and only then.
+if sys.argv[:1] == ["-m"]:
+    for _signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_signal, _end)

@@ -1,0 +1,40 @@
+"""bake_loras: one adapter into one donor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from remerge.merge.adapter import read_adapter
+from remerge.merge.artefact import build, companions_of
+from remerge.merge.bake import plan_bake
+from remerge.merge.threads import thread_count
+from remerge.tensors.checkpoint import open_checkpoint
+from remerge.tensors.dtypes import from_torch_name
+from stages.params import item, read_params
+from stages.running import SCRATCH, execution, only_argument, run
+
+
+def bake(name: str) -> None:
+    """Bake the entry `name` of the recipe's loras."""
+    params = read_params()
+    recipe = params["recipe"]
+    entry = item(recipe["loras"], name, "recipe.loras")
+    plan = plan_bake(
+        open_checkpoint(entry["model"]),
+        read_adapter(entry["adapter"]),
+        dtype=from_torch_name(recipe["dtype"]),
+        shard_bytes=recipe["shard_bytes"],
+        label=f"bake {name}",
+    )
+    build(
+        plan,
+        Path(entry["out"]),
+        companions=companions_of(entry["model"]),
+        scratch=SCRATCH,
+        threads=thread_count(),
+        **execution(params),
+    )
+
+
+if __name__ == "__main__":
+    run(bake, only_argument())

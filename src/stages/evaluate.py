@@ -1,0 +1,22 @@
+"""quantize_eval, kind evaluate: the scores of one model on the suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from remerge.evaluate.scoring import score
+from remerge.evaluate.suite import suite_from_params
+from stages.running import SCRATCH
+
+
+def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:
+    """Score the model in `entry["reads"]` into `entry["out"]`."""
+    out = Path(entry["out"])
+    score(
+        Path(entry["reads"]),
+        suite_from_params(params["eval"]),
+        out,
+        scratch=SCRATCH / "evaluate",
+        whole_folder=SCRATCH / "scores",
+    )

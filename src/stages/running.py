@@ -1,0 +1,71 @@
+"""What all stages share: the life of a stage's process.
+
+A stage reports an error that a user can cause as one line, ends cleanly on Ctrl-C and SIGTERM, and
+does not outlive the `dvc` that started it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from remerge.errors import RemergeError
+
+#: Work in progress: outside of every stage's outputs, so that DVC never deletes it.
+SCRATCH = Path("scratch")
+
+_SET_PARENT_DEATH_SIGNAL = 1
+
+
+def run(stage: Callable[..., Any], *arguments: str) -> None:
+    """Run `stage(*arguments)` as a process's whole work, whose exit status says how it went."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        stage(*arguments)
+    except RemergeError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; finished shards are kept, run it again to go on")
+
+
+def execution(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `build` that put a merge's units of work where the parameters say.
+
+    A cluster's code is imported only when it is chosen: where the units run changes no byte, so it
+    is no dependency of any stage.
+    """
+    settings = params.get("execution") or {}
+    if settings.get("backend", "local") == "local":
+        return {}
+    return {"make_shards": importlib.import_module("remerge.cluster").shard_maker(settings)}
+
+
+def only_argument() -> str:
+    """The one command-line argument of a stage that runs once for each item."""
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python -m {Path(sys.argv[0]).stem} NAME (run by `dvc repro`)")
+    return sys.argv[1]
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    # The end of `dvc` sends another one, which must not end the cleaning up.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent dies: a killed `dvc` must not leave us writing."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != parent:
+            sys.exit("the process that started this stage has ended")
