@@ -1,0 +1,49 @@
+"""Checkpoints of made numbers, large enough that a unit of work can be met in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from remerge.atomic import write_json
+from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
+from remerge.tensors.checkpoint import open_checkpoint
+from remerge.tensors.shards import OutputTensor, index_of, plan_shards
+
+
+def make_model(folder: Path, seed: int, *, layers: int = 8, rows: int = 512) -> Path:
+    """`layers` matrices [rows, 1024] in float16, two to a file."""
+    random = np.random.default_rng(seed)
+    tensors = [OutputTensor(f"layers.{i}.weight", "F16", (rows, 1024)) for i in range(layers)]
+    shards = plan_shards(tensors, 2 * tensors[0].nbytes)
+    folder.mkdir(parents=True)
+    for shard in shards:
+        with (folder / shard.file).open("wb") as file:
+            file.write(shard.header)
+            for tensor in shard.tensors:
+                values = random.standard_normal(tensor.size, np.float32) / 50
+                file.write(values.astype("<f2").tobytes())
+    if len(shards) > 1:
+        write_json(folder / "model.safetensors.index.json", index_of(shards))
+    write_json(folder / "config.json", {"architectures": ["Made"]})
+    return folder
+
+
+def make_family(root: Path, **shape: int) -> None:
+    """A base and three donors under `root`."""
+    for seed, name in enumerate(("base", "one", "two", "three")):
+        make_model(root / name, seed, **shape)
+
+
+def ties_of(root: Path, shard_bytes: int = 1 << 20) -> TiesPlan:
+    """The TIES merge of a family; paths as `root` gives them."""
+    donors = [Donor(open_checkpoint(root / name), 0.4) for name in ("one", "two", "three")]
+    return plan_ties(
+        open_checkpoint(root / "base"),
+        donors,
+        TiesSettings(),
+        dtype="F16",
+        shard_bytes=shard_bytes,
+        label="ties p1",
+    )

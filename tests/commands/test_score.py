@@ -1,0 +1,81 @@
+"""`remerge score` prints a table, compares with published scores, says in a line what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from remerge.cli import main
+from tests.evaluate.conftest import make_chain_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Says "ten" after a question mark."""
+    folder = tmp_path_factory.mktemp("models") / "ten"
+    return make_chain_model(folder, ["?", "▁ten", "<0x0A>", "▁the"])
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    items = [{"prompt": f"what is {i}?", "answer": ("ten", "two")[i % 2]} for i in range(4)]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    task = {
+        "kind": "skill",
+        "data": str(tmp_path / "items.jsonl"),
+        "metric": "exact_match",
+        "max_new_tokens": 4,
+    }
+    published = {"Ten": {"count": 50.3, "average": 57.0}}
+    suite = {"suite": "skills", "tasks": {"count": task}, "published": published}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"eval": suite}))
+    return tmp_path / "params.yaml"
+
+
+def test_scores_are_printed_and_compared_with_published_ones(
+    model: Path, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores"
+    arguments = ["score", str(model), "--params", str(params), "--out", str(out)]
+    assert main([*arguments, "--published", "Ten"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "      count  average",
+        "ten  0.5000   0.5000",
+        "ten count: 50.00, published 50.30, difference -0.30: same",
+        "ten average: 50.00, published 57.00, difference -7.00: differs",
+    ]
+    assert json.loads((out / "ten" / "scores.json").read_text())["scores"] == {"count": 0.5}
+    assert (tmp_path / ".scratch" / "evaluate").is_dir()
+
+
+def test_a_limit_is_printed_as_a_note(
+    model: Path, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "scores")
+    assert main(["score", str(model), "--params", str(params), "--out", out, "--limit", "1"]) == 0
+    assert "note: scored on the first 1 items" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--published", "Eleven"], "the suite skills has scores of: Ten"),
+        (["--dtype", "int4"], "eval.dtype"),
+        (["--params", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    model: Path,
+    params: Path,
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["score", str(model), "--params", str(params), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1

@@ -1,0 +1,38 @@
+"""adapter_config.json files that ask for the impossible."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.faults.samples import Write, sample
+
+GOOD: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+
+
+def _config(name: str, what: str, **entries: Any) -> Write:
+    def write(path: Path) -> None:
+        path.write_text(json.dumps({**GOOD, **entries}))
+
+    write.__name__, write.__doc__ = name, f"Has {what}."
+    return sample("adapter")(write)
+
+
+for _name, _what, _entries in (
+    ("rank_zero", "rank 0, a division by zero", {"r": 0}),
+    ("rank_negative", "a negative rank", {"r": -2}),
+    ("rank_true", "true for a rank", {"r": True}),
+    ("rank_other", "another rank than its matrices", {"r": 8}),
+    ("rank_text", "a text for a rank", {"r": "2"}),
+    ("alpha_nan", "an alpha that is not a number", {"lora_alpha": float("nan")}),
+    ("alpha_infinite", "an infinite alpha", {"lora_alpha": float("inf")}),
+    ("alpha_huge", "an alpha of 400 digits, beyond any float", {"lora_alpha": 10**400}),
+    ("alpha_pattern_nan", "NaN hidden in a pattern", {"alpha_pattern": {"q_proj": float("nan")}}),
+    ("endless_pattern", "a regular expression that never ends", {"rank_pattern": {"(a+)+$": 2}}),
+    ("broken_pattern", "a pattern that is no regular expression", {"rank_pattern": {"(": 2}}),
+    ("not_a_lora", "another method", {"peft_type": "IA3"}),
+    ("dora", "a method on top that would be left out in silence", {"use_dora": True}),
+    ("bias", "biases that would be left out in silence", {"bias": "all"}),
+):
+    _config(_name, _what, **_entries)

@@ -1,0 +1,275 @@
+"""Rows 24 to 31: files that strangers uploaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from remerge.errors import CheckpointError, RemergeError, SourceError
+from remerge.merge.adapter import read_adapter
+from remerge.merge.order import state_dict_order
+from remerge.quantize.gguf import quantize
+from remerge.report.build import Build
+from remerge.report.card import card
+from remerge.report.page import page
+from remerge.sources.pinned import local_files, parse_source
+from remerge.tensors.checkpoint import open_checkpoint
+from remerge.tensors.pickles import open_pickle
+from remerge.tensors.safetensors import read_header
+from tests.faults.made import contents, edit_json, family, merge, model
+from tests.faults.rows import fault
+from tests.faults.samples import SAMPLES, adapters, headers, indexes, pickles, tries
+from tests.proof.models import save
+from tests.report.conftest import merged, small_build  # noqa: F401
+
+assert headers and indexes
+AGAIN = "refuses again until the source is replaced or dropped"
+SECONDS = 20.0
+
+
+def refused(kind: str, path: Path, read: Callable[[Path], object]) -> None:
+    """Every sample of the kind at `path` is refused in one printable line, and soon."""
+    for name, write in SAMPLES[kind].items():
+        write(path)
+        began = time.monotonic()
+        with pytest.raises(RemergeError) as caught:
+            read(path)
+        took = time.monotonic() - began
+        line = str(caught.value)
+        assert line.isprintable() and path.parent.name in line, (name, line)
+        assert took < SECONDS, (name, took)
+
+
+@fault(
+    24,
+    "a pickle that runs a program, imports a class, claims storage it lacks, is a zip bomb or a "
+    "million lists deep",
+    sees="`error: FILE: refused, its pickle is not one of plain tensors (…)`, or what is wrong "
+    "with the archive; nothing of it runs",
+    then=AGAIN,
+)
+def test_a_pickle_that_is_more_than_tensors_is_refused_and_never_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused("pickle", tmp_path / "pytorch_model.bin", open_pickle)
+    assert not (tmp_path / pickles.MARK).exists()
+    pickles.archive(tmp_path / "good.bin", pickles.tensor_program())
+    assert open_pickle("good.bin")["w"].shape == (32,)
+
+
+@fault(
+    25,
+    "a safetensors header that is too long, padded without end, doubled, overlapping, with holes, "
+    "overflowing, of unknown type or no UTF-8",
+    sees="`error: FILE: tensor NAME …`: what of it is wrong",
+    then=AGAIN,
+)
+def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path) -> None:
+    refused("safetensors", tmp_path / "model.safetensors", read_header)
+
+
+@fault(
+    26,
+    "an index that names files outside of the folder or that are missing; a tensor in two shards",
+    sees="`error: INDEX: NAME is not a plain file name`, or which tensor stands where",
+    then=AGAIN,
+)
+def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    refused("index", index, lambda path: open_checkpoint(path.parent))
+    for name in ("a.safetensors", "b.safetensors"):
+        headers.file(tmp_path / name, {"twice": headers.entry([1], 0, 2)}, b"\0\0")
+    index.write_text(json.dumps({"weight_map": {"twice": "a.safetensors", "x": "b.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"'twice' is in a.safetensors and b.safetensors"):
+        open_checkpoint(tmp_path)
+
+
+BAD_NAMES = [
+    "../escape",
+    "/etc/passwd",
+    "a\0b",
+    "a\nb",
+    "\x1b[2J",
+    "..",
+    ".",
+    "",
+    "x" * 4000,
+    "a\\b",
+    "a/b",
+    "\ud800",
+    "\u202egnp.exe",
+    "C:x",
+]
+
+
+@fault(
+    27,
+    "a file name with `..`, absolute, with NUL, newline or control characters, twins by case or "
+    "Unicode, 4,000 characters",
+    sees="`error: source NAME: FILE is not a plain file name`, shown escaped and cut",
+    then=AGAIN,
+)
+def test_a_file_name_that_is_not_plain_is_refused_before_it_is_a_path() -> None:
+    pin = {"sha256": "0" * 64, "size": 1}
+    for name in BAD_NAMES:
+        for kind in ("model", "adapter", "dataset"):
+            if kind == "dataset" and name == "a/b":
+                continue
+            with pytest.raises(SourceError) as caught:
+                parse_source("s", {"kind": kind, "path": "p", "files": {name: pin}})
+            assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+    for twins in (("Model.bin", "model.bin"), ("\u00e9", "e\u0301")):
+        with pytest.raises(SourceError, match="one file on some disks"):
+            parse_source("s", {"kind": "model", "path": "p", "files": dict.fromkeys(twins, pin)})
+    for folder in ("../elsewhere", "a/../../b", "a\0b"):
+        with pytest.raises(SourceError, match="no folder of a source"):
+            parse_source("s", {"kind": "model", "path": folder, "files": {"a": pin}})
+
+
+@fault(
+    28,
+    "a symlink out of the source's folder, a FIFO or a device in place of a file",
+    sees="`error: source NAME: PATH is a link out of its folder; refused`, or `not a regular "
+    "file`; nothing waits",
+    then="goes on when a regular file stands there",
+)
+@pytest.mark.timeout(60)
+def test_a_link_or_fifo_in_place_of_a_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("s")
+    pin = {"sha256": "0" * 64, "size": 1}
+    source = parse_source("s", {"kind": "model", "path": "source", "files": {"config.json": pin}})
+    target = folder / "config.json"
+    target.symlink_to(tmp_path / "secret")
+    with pytest.raises(SourceError, match="link out of its folder"):
+        local_files(source, tmp_path)
+    target.unlink()
+    os.mkfifo(target)
+    with pytest.raises(RemergeError, match="not a regular file"):
+        local_files(source, tmp_path)
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        for make in (os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")):
+            make(folder / name)
+            with pytest.raises(CheckpointError, match="not a regular file"):
+                open_checkpoint(folder)
+            (folder / name).unlink()
+
+
+@fault(
+    29,
+    "a config.json or tokenizer that asks for remote code, or for a billion layers",
+    sees="nothing for remote code: it is ignored and not passed on; `error: config.json: "
+    "num_hidden_layers is …` for the layers",
+    then="the same",
+)
+def test_remote_code_is_never_executed_and_not_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base, donors = family(tmp_path)
+    for folder in (base, *donors):
+        (folder / "evil.py").write_text(f"open({pickles.MARK!r}, 'w')\nclass Evil: pass\n")
+        code = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+        edit_json(folder / "config.json", auto_map=code)
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}})
+        )
+    merge(base, donors, tmp_path / "out")
+    assert "auto_map" not in (tmp_path / "out" / "config.json").read_text()
+    assert "evil.py" not in contents(tmp_path / "out")
+    config = json.loads((base / "config.json").read_text())
+    names, known = state_dict_order(config, open_checkpoint(base).tensors)
+    assert known and names[0] == "model.embed_tokens.weight"
+    assert not (tmp_path / pickles.MARK).exists()
+    for key in ("num_hidden_layers", "n_layer", "num_local_experts"):
+        with pytest.raises(CheckpointError, match=key):
+            state_dict_order(config | {key: 10**9}, names)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A sound adapter for the small model."""
+    folder = tmp_path / "adapter"
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    ones = np.ones((2, 32), "<f2")
+    save(
+        folder,
+        {f"{module}.lora_A.weight": ("F16", ones), f"{module}.lora_B.weight": ("F16", ones.T)},
+    )
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(adapters.GOOD))
+    return folder
+
+
+@fault(
+    30,
+    "an adapter of rank 0 or of another rank than its config, with an alpha of NaN, for modules "
+    "that do not exist",
+    sees="`error: …/adapter_config.json: r is 0, not a positive integer` and the like, naming the "
+    "module",
+    then=AGAIN,
+)
+def test_an_adapter_that_cannot_be_meant_is_refused_by_module(
+    tmp_path: Path, adapter: Path
+) -> None:
+    from remerge.merge.bake import plan_bake
+
+    base = open_checkpoint(model(tmp_path / "base", 0))
+    good = read_adapter(adapter)
+    assert plan_bake(base, good, dtype="F16", shard_bytes=10**9)
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b"layers.0.", b"layers.7."))
+    with pytest.raises(CheckpointError, match=r"layers\.7.*does not have"):
+        plan_bake(base, read_adapter(adapter), dtype="F16", shard_bytes=10**9)
+    refused("adapter", adapter / "adapter_config.json", lambda path: read_adapter(path.parent))
+
+
+NASTY = "\x1b[2J\x07<script>alert(1)</script>\u202e|\n# heading"
+
+
+@fault(
+    31,
+    "tokens and names that hold markup or terminal escapes reach a GGUF file, the report, the "
+    "model card",
+    sees="the characters themselves, escaped; no page runs them, no terminal obeys them",
+    then="the same",
+)
+def test_tokens_and_names_stay_text_in_gguf_report_and_card(
+    tmp_path: Path,
+    small_build: Build,  # noqa: F811
+) -> None:
+    from gguf import GGUFReader
+    from sentencepiece import sentencepiece_model_pb2 as pieces
+
+    from tests.quantize.conftest import save_llama
+
+    folder = save_llama(tmp_path / "llama")
+    tokenizer = pieces.ModelProto()
+    tokenizer.ParseFromString((folder / "tokenizer.model").read_bytes())
+    tokenizer.pieces[300].piece = NASTY
+    (folder / "tokenizer.model").write_bytes(tokenizer.SerializeToString())
+    quantize(folder, tmp_path / "out", "gguf_f16", threads=1, name=NASTY)
+    field = GGUFReader(tmp_path / "out" / "model.gguf").fields["tokenizer.ggml.tokens"]
+    assert field.contents(300) == NASTY
+    assert "\x1b" not in (tmp_path / "out" / "manifest.json").read_text()
+    build = replace(small_build, recipe=small_build.recipe | {"title": NASTY, "licence": NASTY})
+    shown = card(build).split("---\n", 2)[2]  # after the front matter, which is data in quotes
+    for text in (page(build), shown):
+        assert not re.search(r"(?<!\\)<script", text)  # Markdown's backslash makes it plain text
+        assert "\x1b" not in text and "\u202e" not in text
+
+
+def test_every_sample_says_what_it_tries() -> None:
+    for samples in SAMPLES.values():
+        for name, write in samples.items():
+            assert tries(write), name

@@ -1,0 +1,121 @@
+"""What a change runs again, and that no donor of another recipe is ever merged: real DVC."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.project import Project, clone, without_evaluation
+
+pytestmark = pytest.mark.full
+
+MERGES = ["ties_p1", "ties_p2", "gradient", "report"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = without_evaluation(clone(tmp_path_factory.mktemp("experiments") / "clone"))
+    made.run("dvc", "repro")
+    made.commit("built")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def as_built(project: Project) -> None:
+    """Each test starts from the committed build."""
+    project.run("git", "checkout", "-q", ".")
+    project.run("git", "clean", "-fdq")
+    project.run("dvc", "checkout", "-q", "--force")
+
+
+def donors(project: Project, part: str) -> list[str]:
+    manifest = json.loads(project.read(f"merged/{part}/manifest.json"))
+    return [donor["model"] for donor in manifest["parameters"]["donors"]]
+
+
+def test_nothing_runs_twice(project: Project) -> None:
+    assert project.stages_run("repro") == []
+
+
+def test_a_density_reruns_both_ties_and_what_follows(project: Project) -> None:
+    assert project.experiment("ties.density=0.6") == MERGES
+    assert project.experiment("ties.density=0.6") == []
+
+
+def test_the_gradient_reruns_itself(project: Project) -> None:
+    assert project.experiment("gradient=inverted") == ["gradient", "report"]
+
+
+def test_a_donor_weight_or_density_reruns_its_own_part(project: Project) -> None:
+    assert project.experiment("recipe.parts.p1.d2.weight=0.5") == ["ties_p1", "gradient", "report"]
+    assert project.experiment("recipe.parts.p2.d1.density=0.7") == ["ties_p2", "gradient", "report"]
+
+
+def test_a_source_is_fetched_alone(project: Project) -> None:
+    ran = project.experiment("recipe.sources.lookup.licence=MIT")
+    assert ran == ["fetch@lookup"] or ran[:1] == ["fetch@lookup"]
+    assert not any(stage.startswith("fetch@") for stage in ran[1:])
+
+
+def test_recipes_switch_back_and_forth_without_a_stale_donor(project: Project) -> None:
+    lock, final = project.read("dvc.lock"), project.read("merged/final/manifest.json")
+    assert {"ties_p1", "ties_p2"} < set(project.experiment("recipe=tiny_2x4", "quantize=none"))
+    assert donors(project, "p1") == ["addition", "sorting"]
+    assert donors(project, "p2") == ["lookup", "brackets", "counting", "dates"]
+    assert project.experiment() == []
+    assert project.read("merged/final/manifest.json") == final
+    assert donors(project, "p1") == ["addition", "sorting", "lookup"]
+    (project.folder / "dvc.lock").unlink()
+    project.run("dvc", "repro")
+    assert project.read("dvc.lock") == lock
+
+
+def test_a_dropped_donor_leaves_the_merge_and_comes_back(project: Project) -> None:
+    before = project.read("merged/p1/manifest.json")
+    assert project.experiment("recipe.parts.p1.d2={name: null, path: conf/recipe/unused}") == [
+        "ties_p1",
+        "gradient",
+        "report",
+    ]
+    assert donors(project, "p1") == ["addition", "lookup"]
+    assert project.experiment() == []
+    assert project.read("merged/p1/manifest.json") == before
+
+
+def test_a_queued_sweep_of_three_densities_succeeds(project: Project) -> None:
+    project.run("dvc", "exp", "run", "--queue", "-S", "ties.density=0.2,0.4,0.6")
+    project.run("dvc", "exp", "run", "--run-all")
+    shown = json.loads(project.run("dvc", "exp", "show", "--json", "-n", "1"))
+    text = json.dumps(shown)
+    assert "Failed" not in text
+    for density in ("0.2", "0.4", "0.6"):
+        assert f'"density": {density}' in text
+
+
+@pytest.mark.parametrize("override", ["ties.density=7", "gradient.values=[0.5]", "nosuch.key=1"])
+def test_a_wrong_parameter_ends_the_experiment_in_one_line(project: Project, override: str) -> None:
+    out = project.run("dvc", "exp", "run", "-S", override, expect=None)
+    assert "Traceback" not in out
+    assert override.partition("=")[0].rpartition(".")[0] in out
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        {
+            "LC_ALL": "C",
+            "TZ": "Pacific/Chatham",
+            "PYTHONHASHSEED": "99",
+            "NUMBA_CPU_NAME": "generic",
+        },
+    ],
+)
+def test_the_lock_is_the_same_in_another_environment(
+    project: Project, environment: dict[str, str], tmp_path: Path
+) -> None:
+    elsewhere = without_evaluation(clone(tmp_path / "some where else"))
+    elsewhere.run("sh", "-c", "umask 077 && dvc repro", **environment)
+    assert elsewhere.read("dvc.lock") == project.read("dvc.lock")

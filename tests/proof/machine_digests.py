@@ -1,0 +1,154 @@
+"""What this machine makes of given inputs: SHA-256 of every merge, quantisation and reference.
+
+    python -m tests.proof.machine_digests INPUTS WORK
+
+Prints JSON. Run on two instruction sets it must print the same. The kernels are also held against
+the plain formulas of the tests here, so an emulator that errs in both would have to err alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from remerge.kernels.distance import RESULTS, compare_16, compare_32
+from remerge.merge.adapter import read_adapter
+from remerge.merge.artefact import build, companions_of
+from remerge.merge.bake import plan_bake
+from remerge.merge.gradient import Gradient, plan_gradient
+from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.quantize import ggml, gguf
+from remerge.quantize.encoding import TYPES
+from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_f32
+from tests.kernels import reference as merges
+from tests.quantize import reference as blocks
+
+SHARD_BYTES = 10_000
+GRADIENT = (0.0, 0.35, 0.65, 1.0)
+DENSITIES = (0.33, 0.5, 1.0)
+WEIGHTS = (1.0, 0.7, 0.3)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path.read_bytes()) for path in sorted(folder.iterdir())}
+
+
+def merged(inputs: Path, work: Path) -> dict[str, dict[str, str]]:
+    """Every kind of merge of the small models, in every output type."""
+    base = open_checkpoint(inputs / "base")
+    first, second, third = (open_checkpoint(inputs / name) for name in ("f16", "bf16", "f32"))
+    donors = [
+        Donor(model, density, weight, "truncate")
+        for model, density, weight in zip((first, second, third), DENSITIES, WEIGHTS, strict=True)
+    ]
+    plans: dict[str, Callable[[str], object]] = {
+        "ties": lambda dtype: plan_ties(
+            base, donors, TiesSettings(), dtype=dtype, shard_bytes=SHARD_BYTES
+        ),
+        "ties by count": lambda dtype: plan_ties(
+            base,
+            donors,
+            TiesSettings(lam=0.9, normalize=False, elect="count"),
+            dtype=dtype,
+            shard_bytes=SHARD_BYTES,
+        ),
+        "bake": lambda dtype: plan_bake(
+            base, read_adapter(inputs / "adapter"), dtype=dtype, shard_bytes=SHARD_BYTES
+        ),
+        "gradient": lambda dtype: plan_gradient(
+            base, third, Gradient(GRADIENT, "tensors", "all", ""), dtype=dtype,
+            shard_bytes=SHARD_BYTES,
+        ),
+    }  # fmt: skip
+    found = {}
+    for name, plan in plans.items():
+        for dtype in ("F16", "BF16", "F32"):
+            out = work / f"{name} {dtype}"
+            settings = {"scratch": work / "scratch", "threads": 2}
+            build(plan(dtype), out, companions=companions_of(base.folder), **settings)
+            found[out.name] = folder_digests(out)
+    return found
+
+
+def by_formula(inputs: Path, work: Path) -> dict[str, str]:
+    """The plain formulas on the same inputs; AssertionError where a kernel's result differs."""
+    base, third = open_checkpoint(inputs / "base"), open_checkpoint(inputs / "f32")
+    donors = [open_checkpoint(inputs / name) for name in ("f16", "bf16", "f32")]
+    made = open_checkpoint(work / "ties F16")
+    blended = open_checkpoint(work / "gradient F16")
+    ratios = merges.gradient_ratios(GRADIENT, len(base.tensors))
+    total = hashlib.sha256()
+    for ratio, (name, info) in zip(ratios, base.tensors.items(), strict=True):
+        start = read_f32(info)
+        ends = [read_f32(donor.tensors[name])[: start.size] for donor in donors]
+        wanted = merges.encode(merges.ties(start, ends, DENSITIES, WEIGHTS), "F16")
+        assert np.array_equal(raw_bytes(made.tensors[name]), wanted), f"ties: {name}"
+        total.update(wanted.tobytes())
+        both = merges.blend(start, read_f32(third.tensors[name]), ratio)
+        wanted = merges.encode(both, "F16")
+        assert np.array_equal(raw_bytes(blended.tensors[name]), wanted), f"gradient: {name}"
+        total.update(wanted.tobytes())
+    return {"ties and gradient": total.hexdigest()}
+
+
+def quantised_blocks(values: np.ndarray) -> dict[str, str]:
+    """Every block type, and the slow definition of those that search."""
+    found = {}
+    for name, kind in TYPES.items():
+        out = np.zeros(kind.size(values.size), np.uint8)
+        assert kind.kernel(values, out), name
+        found[name] = sha256(out.tobytes())
+        plain = getattr(blocks, name.lower(), None)
+        if plain is not None:
+            few = values[: 256 * 4]
+            wanted = b"".join(plain(block) for block in few.reshape(-1, 256))
+            assert out[: len(wanted)].tobytes() == wanted, name
+            found[f"{name} by formula"] = sha256(wanted)
+    return found
+
+
+def quantised_models(model: Path, work: Path) -> dict[str, dict[str, str]]:
+    """A whole Llama in both containers: with `quantised_blocks`, every format of theirs."""
+    found = {}
+    for container, name in ((gguf, "gguf_q4_k_m"), (ggml, "ggml_q5_1")):
+        container.quantize(model, work / name, name, threads=2)
+        found[name] = folder_digests(work / name)
+    return found
+
+
+def distances(inputs: Path) -> dict[str, list[str]]:
+    """The numbers of `remerge diff`, to the last bit."""
+    a, b = (open_checkpoint(inputs / name).tensors["lm_head.weight"] for name in ("base", "f16"))
+    halves, singles = np.zeros(RESULTS), np.zeros(RESULTS)
+    compare_16(raw_bytes(a).view("<u2").copy(), raw_bytes(b).view("<u2").copy(), 0, halves)
+    compare_32(read_f32(a).view("<u4"), read_f32(b).view("<u4"), singles)
+    return {"16": [float(x).hex() for x in halves], "32": [float(x).hex() for x in singles]}
+
+
+def digests(inputs: Path, work: Path) -> dict[str, object]:
+    """All of it; `model` among the inputs is a Llama folder with a tokenizer."""
+    values = np.load(inputs / "values.npy")
+    assert math.isfinite(float(np.abs(values).max()))
+    return {
+        "merges": merged(inputs, work),
+        "formulas": by_formula(inputs, work),
+        "blocks": quantised_blocks(values),
+        "formats": quantised_models(inputs / "model", work),
+        "distances": distances(inputs),
+    }
+
+
+if __name__ == "__main__":
+    result = digests(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(json.dumps({"machine": platform.machine(), "digests": result}))

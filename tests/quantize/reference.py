@@ -1,0 +1,159 @@
+"""The block formats once more, slow and obvious: the definition the kernels are held against.
+
+One sub-block after the other, one float32 operation after the other, in NumPy scalars.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+F = np.float32
+
+
+def _nearest(value: np.float32) -> int:
+    return int((F(value + F(12582912.0)).view(np.int32) & 0x007FFFFF) - 0x00400000)
+
+
+def _clamp(value: int, least: int, most: int) -> int:
+    return max(least, min(most, value))
+
+
+def _fit_with_offset(x: np.ndarray, top: int, first: float, steps: int):
+    """Scale, offset ≥ 0 and codes of 32 numbers, as Q4_K and Q5_K search them."""
+    squares = F(0)
+    for v in x:
+        squares = F(squares + v * v)
+    mean = np.sqrt(F(squares / F(32)))
+    w = [F(mean + abs(v)) for v in x]
+    least, most, sum_w, sum_x = x[0], x[0], w[0], F(w[0] * x[0])
+    for v, weight in zip(x[1:], w[1:], strict=True):
+        least, most = min(least, v), max(most, v)
+        sum_w, sum_x = F(sum_w + weight), F(sum_x + weight * v)
+    least = min(least, F(0))
+    if most == least:
+        return F(0), F(-least), [0] * 32
+    inverse = F(F(top) / F(most - least))
+    scale = F(F(1) / inverse)
+    codes = [_clamp(_nearest(F(inverse * F(v - least))), 0, top) for v in x]
+    best = F(0)
+    for v, weight, code in zip(x, w, codes, strict=True):
+        off = F(F(F(scale * F(code)) + least) - v)
+        best = F(best + weight * F(off * off))
+    for step in range(steps + 1):
+        inverse = F(F(F(F(first) + F(F(0.1) * F(step))) + F(top)) / F(most - least))
+        tried = [_clamp(_nearest(F(inverse * F(v - least))), 0, top) for v in x]
+        sum_l, sum_ll, sum_xl = F(0), F(0), F(0)
+        for v, weight, code in zip(x, w, tried, strict=True):
+            weighted = F(weight * F(code))
+            sum_l = F(sum_l + weighted)
+            sum_ll = F(sum_ll + weighted * F(code))
+            sum_xl = F(sum_xl + weighted * v)
+        determinant = F(F(sum_w * sum_ll) - F(sum_l * sum_l))
+        if not determinant > 0:
+            continue
+        new_scale = F(F(F(sum_w * sum_xl) - F(sum_x * sum_l)) / determinant)
+        new_least = F(F(F(sum_ll * sum_x) - F(sum_l * sum_xl)) / determinant)
+        if new_least > 0:
+            new_scale, new_least = F(sum_xl / sum_ll), F(0)
+        error = F(0)
+        for v, weight, code in zip(x, w, tried, strict=True):
+            off = F(F(F(new_scale * F(code)) + new_least) - v)
+            error = F(error + weight * F(off * off))
+        if error < best:
+            best, scale, least, codes = error, new_scale, new_least, tried
+    return scale, F(-least), codes
+
+
+def _offset_block(x: np.ndarray, top: int, first: float, steps: int) -> tuple[bytes, list[int]]:
+    """The 16 bytes of scales of a Q4_K or Q5_K block, and its 256 codes."""
+    found = [_fit_with_offset(x[32 * k : 32 * k + 32], top, first, steps) for k in range(8)]
+    peaks = [max(F(0), *(entry[i] for entry in found)) for i in (0, 1)]
+    sixes = []
+    for i, peak in enumerate(peaks):
+        inverse = F(F(63) / peak) if peak > 0 else F(0)
+        sixes.append([min(63, _nearest(F(inverse * entry[i])) & 255) for entry in found])
+    halves = [np.float16(F(peak / F(63))) for peak in peaks]
+    packed = bytearray(12)
+    for k, (scale, offset) in enumerate(zip(*sixes, strict=True)):
+        if k < 4:
+            packed[k], packed[k + 4] = scale, offset
+        else:
+            packed[k + 4] = (scale & 15) | ((offset & 15) << 4)
+            packed[k - 4] |= (scale >> 4) << 6
+            packed[k] |= (offset >> 4) << 6
+    codes: list[int] = []
+    for k in range(8):
+        d, m = (F(F(half) * F(six[k])) for half, six in zip(halves, sixes, strict=True))
+        if d == 0:
+            codes += found[k][2]
+        else:
+            codes += [_clamp(_nearest(F(F(v + m) / d)), 0, top) for v in x[32 * k : 32 * k + 32]]
+    return b"".join(half.tobytes() for half in halves) + bytes(packed), codes
+
+
+def _low_nibbles(codes: list[int]) -> bytes:
+    out = bytearray()
+    for start in range(0, 256, 64):
+        pairs = zip(codes[start : start + 32], codes[start + 32 : start + 64], strict=True)
+        out += bytes((low & 15) | ((high & 15) << 4) for low, high in pairs)
+    return bytes(out)
+
+
+def q4_k(x: np.ndarray) -> bytes:
+    scales, codes = _offset_block(x, 15, -1.0, 20)
+    return scales + _low_nibbles(codes)
+
+
+def q5_k(x: np.ndarray) -> bytes:
+    scales, codes = _offset_block(x, 31, -0.5, 15)
+    fifth = bytes(sum((codes[32 * k + i] >> 4) << k for k in range(8)) for i in range(32))
+    return scales + fifth + _low_nibbles(codes)
+
+
+def _fit(x: np.ndarray) -> tuple[np.float32, list[int]]:
+    """Scale and codes (0 to 63) of 16 numbers, as Q6_K searches them."""
+    peak = max(x, key=abs)
+    if abs(peak) < F(1e-15):
+        return F(0), [0] * 16
+    scale, best, codes = F(0), F(0), [0] * 16
+    for step in (0, *range(-9, 0), *range(1, 10)):
+        inverse = F(F(-F(F(32) + F(F(0.1) * F(step)))) / peak)
+        tried = [_clamp(_nearest(F(inverse * v)), -32, 31) for v in x]
+        sum_lx, sum_ll = F(0), F(0)
+        for v, code in zip(x, tried, strict=True):
+            weight = F(v * v)
+            sum_lx = F(sum_lx + F(weight * v) * F(code))
+            sum_ll = F(sum_ll + F(weight * F(code)) * F(code))
+        if step == 0:
+            scale = F(sum_lx / sum_ll) if sum_ll else F(0)
+        elif sum_ll > 0 and F(sum_lx * sum_lx) > F(best * sum_ll):
+            scale = F(sum_lx / sum_ll)
+        else:
+            continue
+        best, codes = F(scale * sum_lx), [code + 32 for code in tried]
+    return scale, codes
+
+
+def q6_k(x: np.ndarray) -> bytes:
+    found = [_fit(x[16 * k : 16 * k + 16]) for k in range(16)]
+    peak = max((scale for scale, _ in found), key=abs)
+    if abs(peak) < F(1e-15):
+        return bytes(210)
+    inverse = F(F(-128) / peak)
+    half = np.float16(F(F(1) / inverse))
+    small = [min(127, _nearest(F(inverse * scale))) for scale, _ in found]
+    codes: list[int] = []
+    for k, (_, searched) in enumerate(found):
+        d = F(F(half) * F(small[k]))
+        part = x[16 * k : 16 * k + 16]
+        codes += searched if d == 0 else [_clamp(_nearest(F(v / d)), -32, 31) + 32 for v in part]
+    low, high = bytearray(), bytearray()
+    for h in (0, 128):
+        a, b, c, d = (codes[h + 32 * k : h + 32 * k + 32] for k in range(4))
+        low += bytes((p & 15) | ((q & 15) << 4) for p, q in zip(a, c, strict=True))
+        low += bytes((p & 15) | ((q & 15) << 4) for p, q in zip(b, d, strict=True))
+        rows = zip(a, b, c, d, strict=True)
+        high += bytes(
+            (p >> 4) | (q >> 4) << 2 | (r >> 4) << 4 | (s >> 4) << 6 for p, q, r, s in rows
+        )
+    return bytes(low) + bytes(high) + np.array(small, np.int8).tobytes() + half.tobytes()

@@ -1,0 +1,177 @@
+"""The report is one file that needs nothing from outside, whatever names it shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from remerge.report.build import Build, place_of
+from remerge.report.markup import decimal, element, points, size
+from remerge.report.page import page
+from remerge.report.style import _DARK, _LIGHT
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and whether every one is closed in its turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "br", "hr"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.found)
+
+
+def test_the_page_needs_nothing_from_outside(small_build: Build) -> None:
+    elements = Elements(page(small_build))
+    assert elements.count("script") == elements.count("link") == elements.count("img") == 0
+    for _, attributes in elements.found:
+        assert not {"src", "srcset", "onclick", "onload"} & attributes.keys()
+        assert (attributes.get("href") or "#").startswith("#")
+    assert "url(" not in page(small_build)
+    assert "@import" not in page(small_build)
+
+
+def test_every_link_leads_to_a_section(small_build: Build) -> None:
+    elements = Elements(page(small_build))
+    ids = {attributes.get("id") for _, attributes in elements.found}
+    links = [a["href"] for tag, a in elements.found if tag == "a"]
+    assert len(links) == 6
+    assert all(link and link[1:] in ids for link in links)
+
+
+def test_every_picture_says_in_words_what_it_shows(small_build: Build) -> None:
+    pictures = [a for tag, a in Elements(page(small_build)).found if tag == "svg"]
+    assert len(pictures) > 8
+    assert all(a["role"] == "img" and a["aria-label"] for a in pictures)
+
+
+def test_names_of_strangers_stay_text(small_build: Build, hostile_build: Build) -> None:
+    plain, hostile = Elements(page(small_build)), Elements(page(hostile_build))
+    assert hostile.count("script") == 0
+    assert {tag for tag, _ in hostile.found} <= {tag for tag, _ in plain.found}
+    assert not any(c in page(hostile_build) for c in ("\x1b", "\u202e"))
+
+
+def test_who_won_and_what_was_lost_is_said(small_build: Build) -> None:
+    text = " ".join(Elements(page(small_build)).text)
+    assert "Stheno-mini" in text
+    assert "70.0" in text
+    assert "−20.0" in text  # addition: 70 against 90 of chronos
+    assert "+2.0" in text  # sorting: 72 against 70 of hermes
+
+
+def test_published_scores_are_compared_within_the_tolerance(small_build: Build) -> None:
+    text = " ".join(Elements(page(small_build)).text)
+    assert "within 0.6" in text  # addition: 70.0 against 70.5
+    assert "not comparable" in text  # sorting, by the suite's note
+
+
+def test_what_was_lost_by_quantisation_is_said(small_build: Build) -> None:
+    text = " ".join(Elements(page(small_build)).text)
+    assert "+10.00 %" in text
+    assert "97.5 %" in text
+
+
+def test_a_build_without_scores_and_formats_has_a_page_too(small_build: Build) -> None:
+    bare = replace(small_build, scored=(), formats={})
+    ids = {attributes.get("id") for _, attributes in Elements(page(bare)).found}
+    assert "scores" not in ids
+    assert "formats" not in ids
+    assert "merge" in ids
+
+
+def test_donors_that_nobody_scored_leave_a_table_of_the_others(small_build: Build) -> None:
+    some = tuple(model for model in small_build.scored if model.role in ("part", "final"))
+    text = " ".join(Elements(page(replace(small_build, scored=some))).text)
+    assert "What the merge kept" not in text
+    assert "p1" in text
+
+
+def test_the_same_build_gives_the_same_bytes_under_another_hash_seed() -> None:
+    code = (
+        "from remerge.report.style import stylesheet; from remerge.report.markup import element;"
+        "import hashlib; print(hashlib.sha256(stylesheet().encode()).hexdigest())"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "src"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(runs) == 1
+
+
+def test_pages_are_pure(small_build: Build) -> None:
+    assert page(small_build) == page(small_build)
+
+
+@given(text=st.text(), attribute=st.text())
+def test_no_text_becomes_an_element_or_ends_an_attribute(text: str, attribute: str) -> None:
+    elements = Elements(element("p", text, title=attribute))
+    assert [tag for tag, _ in elements.found] == ["p"]
+    assert list(elements.found[0][1]) == ["title"]
+
+
+def test_numbers_are_written_for_reading() -> None:
+    assert decimal(0.0045678) == "0.00457"
+    assert decimal(-0.3) == "−0.300"
+    assert decimal(0.0) == "0"
+    assert decimal(1234567.0) == "1234567"
+    assert points(0.0204) == "+2.0"
+    assert points(-0.00001) == "±0"
+    assert size(1_234_567) == "1.23 MB"
+
+
+def test_layer_and_kind_are_read_from_names() -> None:
+    assert place_of("model.layers.12.self_attn.q_proj.weight") == (12, "self_attn.q_proj")
+    assert place_of("transformer.h.3.attn.c_attn.bias") == (3, "attn.c_attn.bias")
+    assert place_of("lm_head.weight") == (None, "lm_head")
+
+
+def contrast(one: str, two: str) -> float:
+    """The contrast of two colours as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(two)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_is_legible_in_light_and_dark() -> None:
+    for theme in (_LIGHT, _DARK):
+        for ground in ("paper", "surface"):
+            assert contrast(theme["ink"], theme[ground]) >= 7
+            for colour in ("quiet", "accent", "gain", "loss"):
+                assert contrast(theme[colour], theme[ground]) >= 4.5
+        for ramp in ("q", "d"):
+            cells = zip(theme[ramp].split(), theme[f"{ramp}-ink"].split(), strict=True)
+            assert all(contrast(ground, ink) >= 4.5 for ground, ink in cells)

@@ -1,0 +1,61 @@
+"""What the code imports is what pyproject.toml declares, not what happens to be installed."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+OWN = {"remerge", "stages", "embedded", "benchmarks", "fuzz", "tests", "conftest"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BASE = PROJECT["dependencies"]
+ALL = BASE + [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+
+
+def imports(folder: str, *, on_import: bool) -> Iterator[tuple[str, str]]:
+    """Pairs of file and top-level package; `on_import`: only what importing the file runs."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        todo: list[ast.AST] = [ast.parse(path.read_text())]
+        while todo:
+            node = todo.pop()
+            if on_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if on_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                continue
+            todo += ast.iter_child_nodes(node)
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names = [node.module]
+            else:
+                continue
+            for name in {name.partition(".")[0] for name in names}:
+                if name not in sys.stdlib_module_names and name not in OWN:
+                    yield str(path.relative_to(ROOT)), name
+
+
+def undeclared(found: Iterator[tuple[str, str]], requirements: list[str]) -> list[str]:
+    declared = {canonicalize_name(Requirement(line).name) for line in requirements}
+    providers = packages_distributions()
+    return [
+        f"{path}: {name}"
+        for path, name in found
+        if declared.isdisjoint(map(canonicalize_name, providers.get(name, [name])))
+    ]
+
+
+def test_importing_the_library_needs_no_extra() -> None:
+    assert undeclared(imports("src", on_import=True), BASE) == []
+
+
+@pytest.mark.parametrize("folder", ["src", "embedded", "tests", "benchmarks"])
+def test_every_import_is_declared(folder: str) -> None:
+    assert undeclared(imports(folder, on_import=False), ALL) == []

@@ -1,0 +1,228 @@
+"""What arrives from the hub is what was pinned, whatever the network does on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from remerge.errors import SourceError
+from remerge.sources.files import Delivery, open_files
+from tests.sources.conftest import HURRY, Pinned
+from tests.sources.hub_server import Cut, HubServer, Other, Shorter, Status, Whole
+
+CONTENT = os.urandom(3_000_000)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+FILES = {"weights.bin": CONTENT, "config.json": b'{"model_type": "llama"}', "README.md": b"read me"}
+
+
+def fetched(hub: HubServer, pinned: Pinned, tmp_path: Path, delivery: Delivery = HURRY) -> bytes:
+    """The bytes of `weights.bin` as they come out of the library."""
+    repo = hub.repos.get("some/model") or hub.add("some/model", FILES)
+    source = pinned(repo, leave_out=("README.md",))
+    with open_files(
+        source, root=tmp_path, scratch=tmp_path / "scratch", delivery=delivery
+    ) as files:
+        return files.take("weights.bin").read_bytes()
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    return [p.name for p in (tmp_path / "scratch").rglob("*") if p.is_file()]
+
+
+def test_listed_files_come_as_pinned_and_others_are_never_asked_for(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+    assert not hub.bytes_of("README.md")
+    assert left_behind(tmp_path) == []
+
+
+def test_a_connection_cut_half_way_goes_on_from_where_it_was(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    hub.fail("weights.bin", Cut(1_500_000))
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+    ranges = [r.byte_range for r in hub.bytes_of("weights.bin") if r.path.startswith("/blob")]
+    assert ranges[0] == ""
+    assert ranges[1].startswith("bytes=1")
+    assert hub.sent < len(CONTENT) + 10_000
+
+
+def test_a_later_process_goes_on_from_where_an_earlier_one_ended(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    hub.fail("weights.bin", Cut(2_000_000), *[Status(503)] * 9)
+    with pytest.raises(SourceError, match="answered 503, 3 times in a row; run it again"):
+        fetched(hub, pinned, tmp_path)
+    assert left_behind(tmp_path) == [".weights.bin.partial"]
+    hub._faults.clear()
+    before = hub.sent
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+    assert hub.sent - before < 1_100_000
+
+
+def test_a_damaged_beginning_is_replaced_once(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    partial = tmp_path / "scratch" / "downloads" / DIGEST[:16] / ".weights.bin.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(bytes(1_000_000))
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+
+
+def test_a_server_that_ignores_ranges_is_started_over(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    hub.fail("weights.bin", Cut(1_500_000), Whole())
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+
+
+def test_503_is_tried_again(hub: HubServer, pinned: Pinned, tmp_path: Path) -> None:
+    hub.fail("weights.bin", Status(503), Status(429))
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+
+
+def test_wrong_bytes_of_the_right_size_are_refused_with_both_digests(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    hub.fail("weights.bin", Other())
+    wrong = hashlib.sha256(bytes(b ^ 1 for b in CONTENT)).hexdigest()
+    with pytest.raises(SourceError, match=f"has SHA-256 {wrong}, pinned is {DIGEST}"):
+        fetched(hub, pinned, tmp_path)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_truncated_body_is_refused_with_both_sizes(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    hub.fail("weights.bin", Shorter(2_999_999))
+    with pytest.raises(SourceError, match="has 2999999 bytes, pinned are 3000000"):
+        fetched(hub, pinned, tmp_path)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_connection_that_always_breaks_at_the_same_place_ends(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    hub.fail("weights.bin", *[Cut(0)] * 9)
+    with pytest.raises(SourceError, match="3 times in a row"):
+        fetched(hub, pinned, tmp_path)
+
+
+def test_missing_repository_revision_and_file_are_told_apart(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    repo = hub.add("some/model", FILES)
+    good = pinned(repo)
+
+    def error(**changes: object) -> str:
+        source = good.__class__(**{**good.__dict__, **changes})
+        with (
+            pytest.raises(SourceError) as caught,
+            open_files(
+                source, root=tmp_path, scratch=tmp_path / "scratch", delivery=HURRY
+            ) as files,
+        ):
+            files.all(source.files)
+        return str(caught.value)
+
+    assert "gone/model is not at http://127.0.0.1" in error(repo="gone/model")
+    assert "has no revision 'aaaaaa" in error(revision="a" * 40)
+    missing = {"other.json": good.files["config.json"]}
+    assert "has no file 'other.json' at revision" in error(files=missing)
+
+
+def test_a_gated_repository_asks_for_a_token_and_gets_it(
+    hub: HubServer, pinned: Pinned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("some/model", FILES, gated=True)
+    with pytest.raises(SourceError, match=r"is gated .*HF_TOKEN is not set"):
+        fetched(hub, pinned, tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+    stored = [r for r in hub.requests if r.path.startswith("/blob")]
+    assert stored
+    assert all(r.token == "" for r in stored), "the token went to the storage host"
+
+
+def test_no_message_holds_the_token(
+    hub: HubServer, pinned: Pinned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("//", "//user:hf_secret@"))
+    hub.fail("weights.bin", Status(403))
+    with pytest.raises(SourceError, match="answers 403") as caught:
+        fetched(hub, pinned, tmp_path)
+    assert "hf_secret" not in str(caught.value)
+    assert "user" not in str(caught.value)
+
+
+def test_a_renamed_repository_is_followed(hub: HubServer, pinned: Pinned, tmp_path: Path) -> None:
+    repo = hub.add("new/model", FILES)
+    hub.renamed["some/model"] = "new/model"
+    hub.repos["some/model"] = repo
+    repo.name = "some/model"
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+
+
+def test_a_moved_branch_changes_nothing(hub: HubServer, pinned: Pinned, tmp_path: Path) -> None:
+    repo = hub.add("some/model", FILES)
+    source = pinned(repo)
+    repo.commit({**FILES, "weights.bin": b"newer"})
+    with open_files(source, root=tmp_path, scratch=tmp_path, delivery=HURRY) as files:
+        assert files.take("weights.bin").read_bytes() == CONTENT
+
+
+def test_nothing_is_asked_for_when_all_is_in_the_hubs_cache(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    keep = Delivery(keep=True, patience=HURRY.patience)
+    assert fetched(hub, pinned, tmp_path, keep) == CONTENT
+    assert left_behind(tmp_path) == []
+    asked = len(hub.requests)
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+    assert len(hub.requests) == asked
+
+
+def test_a_file_in_the_hubs_cache_that_differs_is_refused(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    keep = Delivery(keep=True, patience=HURRY.patience)
+    fetched(hub, pinned, tmp_path, keep)
+    (kept,) = (tmp_path / "hub-cache").rglob(f"blobs/{DIGEST}")
+    kept.write_bytes(bytes(len(CONTENT)))
+    with pytest.raises(SourceError, match=f"hub's cache.*pinned is {DIGEST}"):
+        fetched(hub, pinned, tmp_path)
+
+
+def test_no_server_is_one_line(hub: HubServer, pinned: Pinned, tmp_path: Path) -> None:
+    repo = hub.add("some/model", FILES)
+    source = pinned(repo)
+    hub.__exit__()
+    with (
+        pytest.raises(SourceError, match="failed with ConnectError, 3 times in a row"),
+        open_files(source, root=tmp_path, scratch=tmp_path, delivery=HURRY) as files,
+    ):
+        files.take("config.json")
+
+
+def test_who_waits_for_a_file_may_give_up(hub: HubServer, pinned: Pinned, tmp_path: Path) -> None:
+    slow = Delivery(patience=HURRY.patience.__class__(first_wait_s=60))  # type: ignore[union-attr]
+    hub.fail("weights.bin", Status(503), Status(503))
+    repo = hub.add("some/model", FILES)
+    stop = threading.Event()
+
+    def beat() -> None:
+        if stop.wait(0.01):
+            raise KeyboardInterrupt
+
+    stop.set()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_files(pinned(repo), root=tmp_path, scratch=tmp_path, delivery=slow) as files,
+    ):
+        files.take("weights.bin", beat)
