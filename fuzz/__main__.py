@@ -1,0 +1,82 @@
+"""Fuzz the readers: `python -m fuzz [TARGET …] [--runs N]`, each in a process of its own.
+
+What was run is added to fuzz/runs.json; an input that fails is kept as fuzz/corpus/TARGET-crash-….
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def child(name: str, arguments: list[str]) -> None:
+    """Fuzz one target in this process."""
+    import atheris
+
+    if name == "pickle":
+        import torch  # not instrumented: minutes before the first run
+
+        assert torch
+    with atheris.instrument_imports(include=["remerge", "stages"]):
+        from fuzz.targets import TARGETS
+    atheris.Setup([sys.argv[0], *arguments], TARGETS[name])
+    atheris.Fuzz()
+
+
+def fuzz(name: str, runs: int, seconds: int) -> bool:
+    """Run one target; True if nothing was found."""
+    from fuzz.targets import SEEDS
+
+    corpus = HERE / "corpus" / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(SEEDS[name]):
+        (corpus / f"seed{number}").write_bytes(seed)
+    options = [f"-runs={runs}", f"-max_total_time={seconds}", "-max_len=2048", "-timeout=20"]
+    options += ["-rss_limit_mb=4096", "-print_final_stats=1"]
+    crashes = f"-artifact_prefix={HERE / 'corpus' / name}-"
+    result = subprocess.run(
+        [sys.executable, "-m", "fuzz", "--child", name, *options, crashes, str(corpus)],
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    done = re.search(r"number_of_executed_units: (\d+)", result.stderr)
+    count = int(done[1]) if done else 0
+    path = HERE / "runs.json"
+    counts = json.loads(path.read_text()) if path.exists() else {}
+    counts[name] = counts.get(name, 0) + count
+    path.write_text(json.dumps(counts, indent=2, sort_keys=True) + "\n")
+    print(
+        f"{name}: {count} runs, {'nothing found' if result.returncode == 0 else 'a finding'}",
+        flush=True,
+    )
+    if result.returncode:
+        print(result.stderr[-3000:])
+    return result.returncode == 0
+
+
+def main() -> int:
+    """The command line."""
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], sys.argv[3:])
+        return 0
+    from fuzz.targets import TARGETS
+
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("--runs", type=int, default=1_000_000, help="a target")
+    parser.add_argument("--seconds", type=int, default=0, help="and at most so long (0: no limit)")
+    options = parser.parse_args()
+    chosen = options.targets or TARGETS
+    return 0 if all([fuzz(n, options.runs, options.seconds) for n in chosen]) else 1  # noqa: C419
+
+
+if __name__ == "__main__":
+    sys.exit(main())

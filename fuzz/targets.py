@@ -1,0 +1,216 @@
+"""The readers of untrusted bytes, each as a function that a fuzzer calls with anything.
+
+A target returns, or fails: RemergeError with a printable line is what a reader owes a stranger's
+bytes, so the targets take it for a result. Everything else that is raised is a finding.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from remerge.errors import RemergeError
+from remerge.merge.adapter import adapter_from_header, check_adapter_config
+from remerge.sources.pinned import parse_sources
+from remerge.sources.recipe_text import read_entries
+from remerge.tensors.checkpoint import read_index
+from remerge.tensors.pickles import open_pickle
+from remerge.tensors.safetensors import TensorInfo, parse_header, parse_json_object
+from remerge.tensors.shards import header_bytes, plan_shards
+from stages.params import check_params
+
+Target = Callable[[bytes], None]
+WHERE = Path("fuzzed")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _checked(read: Callable[[], object]) -> Any:
+    try:
+        return read()
+    except RemergeError as error:
+        assert str(error).isprintable()
+        return None
+
+
+def header(data: bytes) -> None:
+    """A safetensors header; what is accepted can be laid out and written again"""
+    size = 8 + len(data) + int.from_bytes(data[-3:], "little") % 512
+    found = _checked(lambda: parse_header(data, WHERE, size))
+    if found:
+        from remerge.tensors.shards import OutputTensor
+
+        outputs = [OutputTensor(t.name, t.dtype, t.shape) for t in found.values()]
+        assert plan_shards(outputs, 10**9) and header_bytes(outputs)
+
+
+@cache
+def _scratch() -> Path:
+    return Path(tempfile.mkdtemp(prefix="fuzz"))
+
+
+def index(data: bytes) -> None:
+    """model.safetensors.index.json"""
+    path = _scratch() / "index.json"
+    path.write_bytes(data)
+    _checked(lambda: read_index(path))
+
+
+def adapter(data: bytes) -> None:
+    """adapter_config.json, held against the matrices of an adapter"""
+
+    def read() -> None:
+        config = parse_json_object(data, "adapter_config.json")
+        check_adapter_config(config, "adapter_config.json")
+        tensors = {
+            f"base_model.model.{module}.lora_{part}.weight": TensorInfo(
+                f"{module}.lora_{part}", "F16", shape, WHERE, 0, 16
+            )
+            for module in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj")
+            for part, shape in (("A", (2, 4)), ("B", (4, 2)))
+        }
+        adapter_from_header(config, tensors, WHERE, "fuzzed")
+
+    _checked(read)
+
+
+@cache
+def _params() -> str:
+    return json.dumps(yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace")
+
+
+#: Where in the parameters a value is put: the first byte of the data chooses.
+_PLACES = (
+    (), ("ties",), ("ties", "density"), ("ties", "lambda"), ("gradient",), ("gradient", "values"),
+    ("recipe",), ("recipe", "sources"), ("recipe", "sources", "base"), ("recipe", "loras"),
+    ("recipe", "parts"), ("recipe", "parts", "p1"), ("recipe", "parts", "p1", "d1"),
+    ("recipe", "parts", "p1", "d1", "density"), ("recipe", "base"), ("recipe", "shard_bytes"),
+    ("recipe", "sources", "base", "files"), ("recipe", "sources", "base", "out"),
+    ("quantize_eval",), ("execution",), ("report",), ("eval",),
+)  # fmt: skip
+
+
+def recipe(data: bytes) -> None:
+    """params.yaml: any JSON value in any place of a sound recipe, or any text as YAML"""
+    if not data:
+        return
+    place = _PLACES[data[0] % len(_PLACES)]
+    value = _json(data[1:])
+    params: Any = json.loads(_params())
+    if not place:
+        params = value if isinstance(value, Mapping) else {"recipe": value}
+    else:
+        holder = params
+        for key in place[:-1]:
+            holder = holder[key]
+        holder[place[-1]] = value
+
+    def read() -> None:
+        check_params(params)
+        parse_sources(params["recipe"])
+
+    _checked(read)
+
+
+_ENTRY = {"kind": "model", "repo": "a/b", "revision": "0" * 40}
+
+
+def pin(data: bytes) -> None:
+    """The sources of a recipe and their pins; one time in 64 as the text of a YAML file"""
+    if data[:1] == b"\x40":
+        _checked(lambda: read_entries(data[1:].decode("utf-8", "replace"), "sources.yaml"))
+        return
+    value = _json(data[1:])
+    entry = {**_ENTRY, **value} if isinstance(value, dict) and data[0] % 2 else value
+    _checked(lambda: parse_sources({"name": "fuzzed", "sources": {"s": entry}}))
+
+
+def pickle(data: bytes) -> None:
+    """A torch archive: any program in a sound archive, or any bytes as an archive"""
+    if data[:1] == b"\x40":
+        content = data[1:]
+    else:
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            archive.writestr("archive/data.pkl", data[1:])
+            archive.writestr("archive/byteorder", "little")
+            archive.writestr("archive/data/0", bytes(64))
+            archive.writestr("archive/version", "3\n")
+        content = made.getvalue()
+    path = _scratch() / "model.bin"
+    path.write_bytes(content)
+    _checked(lambda: open_pickle(path))
+
+
+TARGETS: dict[str, Target] = {
+    "header": header,
+    "index": index,
+    "adapter": adapter,
+    "recipe": recipe,
+    "pin": pin,
+    "pickle": pickle,
+}
+
+#: Inputs to begin with.
+SEEDS: dict[str, list[bytes]] = {
+    "header": [
+        b"{}",
+        b'{"__metadata__":{"format":"pt"},"a":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]}}',
+    ],
+    "index": [
+        b'{"metadata":{"total_size":2},"weight_map":{"a":"model-00001-of-00002.safetensors"}}'
+    ],
+    "adapter": [
+        b'{"peft_type":"LORA","r":2,"lora_alpha":4,"rank_pattern":{"q_proj":2},'
+        b'"alpha_pattern":{"up_proj":1.5},"use_rslora":true,"modules_to_save":["lm_head"]}'
+    ],
+    "recipe": [bytes([n]) + b"[0.1, 1]" for n in range(len(_PLACES))],
+    "pin": [
+        b'\x01{"files":{"config.json":{"sha256":"' + b"0" * 64 + b'","size":1}},"out":"models/s"}',
+        b'\x00{"kind":"adapter","path":"a/b","files":{}}',
+        b"\x40sources:\n  base:\n    kind: model\n    repo: a/b\n",
+    ],
+    "pickle": [
+        b"\x00\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage"
+        b"ctorch\nHalfStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x20tQK\x00K\x20\x85K\x01\x85\x89"
+        b"ccollections\nOrderedDict\n)RtRs.",
+    ],
+}
+
+#: (target, what was found, what holds now), by fuzzing and by the rows above.
+FINDINGS: tuple[tuple[str, str, str], ...] = (
+    ("header", "a duplicate key among millions was searched for in quadratic time", "counted once"),
+    ("header, pickle", "half a surrogate pair in a tensor's name ended in a traceback when the "
+     "result was written", "refused when it is read"),
+    ("pickle", "strides of 0 let two bytes pose as a tensor of terabytes", "refused: a tensor "
+     "larger than its storage"),
+    ("index, pin", "names equal but for case or Unicode normalisation were two files", "refused"),
+    ("adapter, recipe", "a whole number of 400 digits ended in OverflowError", "out of range"),
+    ("adapter", "modules_to_save that is no list ended in TypeError", "taken for none"),
+    ("recipe", "anchors in YAML made the error message itself grow without bound", "shown cut"),
+    ("recipe", "an output could lie outside of the project", "refused"),
+    ("pin", "an entry, its files or its config that is no table ended in a traceback", "refused"),
+    ("pin", "an address in HF_ENDPOINT with a port that is no number ended in a traceback",
+     "named without its password"),
+    ("config.json", "a billion layers were built before anything was checked", "refused: more "
+     "layers than tensors"),
+    ("manifest.json", "an order with numbers in place of names ended in KeyError", "refused"),
+    ("tensor names", "superscript digits and numbers of thousands of digits ended in ValueError",
+     "ordered as text and by length"),
+    ("pin", "the fuzzer, in the text of a sources file: a table as the key of a table ends in "
+     "TypeError within the YAML library", "refused"),
+)  # fmt: skip
