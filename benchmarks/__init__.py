@@ -1,0 +1,1 @@
+"""How fast the merges are, beside the machine's own limit and beside other tools."""

@@ -1,0 +1,49 @@
+"""One merge by this library, as a process of its own.
+
+python -m benchmarks.ours ties OUT BASE DONOR DONOR DONOR
+python -m benchmarks.ours gradient OUT FIRST SECOND
+python -m benchmarks.ours bake OUT MODEL ADAPTER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from remerge.merge.artefact import build, companions_of
+from remerge.merge.threads import thread_count
+from remerge.tensors.checkpoint import open_checkpoint
+
+SHARD_BYTES = 1_000_000_000
+
+
+def main() -> None:
+    """Run the merge that the arguments name."""
+    method, out, first, *others = sys.argv[1:]
+    model = open_checkpoint(first)
+    common = {"dtype": "F16", "shard_bytes": SHARD_BYTES}
+    if method == "ties":
+        from remerge.merge.ties import Donor, TiesSettings, plan_ties
+
+        donors = [Donor(open_checkpoint(path), density=0.33) for path in others]
+        plan = plan_ties(model, donors, TiesSettings(), **common)
+    elif method == "gradient":
+        from remerge.merge.gradient import Gradient, plan_gradient
+
+        plan = plan_gradient(model, open_checkpoint(others[0]), Gradient((0.2, 0.8)), **common)
+    else:
+        from remerge.merge.adapter import read_adapter
+        from remerge.merge.bake import plan_bake
+
+        plan = plan_bake(model, read_adapter(others[0]), **common)
+    build(
+        plan,
+        Path(out),
+        companions=companions_of(first),
+        scratch=Path(out).with_name("scratch"),
+        threads=thread_count(),
+    )
+
+
+if __name__ == "__main__":
+    main()
