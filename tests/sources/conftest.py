@@ -16,13 +16,6 @@ from tests.sources.hub_server import HubServer, Repo, sha256_of, size_of
 HURRY = Delivery(workers=2, patience=Patience(attempts=3, first_wait_s=0.01))
 
 
-@pytest.fixture(autouse=True)
-def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scoring a model takes its whole process offline, and tests share a process."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with HubServer() as server:
