@@ -8,6 +8,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Without compiled bytecode every stage would compile torch and transformers anew: seconds each.
+export PYTHONDONTWRITEBYTECODE :=
 # Nothing reports home.
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
