@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from remerge.merge.artefact import build, companions_of
-from remerge.merge.threads import thread_count
+from remerge.shards.artefact import build, companions_of
+from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import open_checkpoint
 
 SHARD_BYTES = 1_000_000_000
@@ -32,8 +32,8 @@ def main() -> None:
 
         plan = plan_gradient(model, open_checkpoint(others[0]), Gradient((0.2, 0.8)), **common)
     else:
-        from remerge.merge.adapter import read_adapter
         from remerge.merge.bake import plan_bake
+        from remerge.tensors.adapter import read_adapter
 
         plan = plan_bake(model, read_adapter(others[0]), **common)
     build(

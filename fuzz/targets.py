@@ -18,13 +18,13 @@ from typing import Any
 import yaml
 
 from remerge.errors import RemergeError
-from remerge.merge.adapter import adapter_from_header, check_adapter_config
+from remerge.shards.layout import header_bytes, plan_shards
 from remerge.sources.pinned import parse_sources
 from remerge.sources.recipe_text import read_entries
+from remerge.tensors.adapter import adapter_from_header, check_adapter_config
 from remerge.tensors.checkpoint import read_index
 from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import TensorInfo, parse_header, parse_json_object
-from remerge.tensors.shards import header_bytes, plan_shards
 from stages.params import check_params
 
 Target = Callable[[bytes], None]
@@ -45,7 +45,7 @@ def header(data: bytes) -> None:
     size = 8 + len(data) + int.from_bytes(data[-3:], "little") % 512
     found = _checked(lambda: parse_header(data, WHERE, size))
     if found:
-        from remerge.tensors.shards import OutputTensor
+        from remerge.shards.layout import OutputTensor
 
         outputs = [OutputTensor(t.name, t.dtype, t.shape) for t in found.values()]
         assert plan_shards(outputs, 10**9) and header_bytes(outputs)

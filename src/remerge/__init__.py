@@ -4,7 +4,8 @@
 >>> base = remerge.open_checkpoint("models/base")
 >>> donor = remerge.Donor(remerge.open_checkpoint("models/chronos"), density=0.33)
 >>> plan = remerge.plan_ties(base, [donor], remerge.TiesSettings(), dtype="F16", shard_bytes=10**9)
->>> remerge.build(plan, "merged", like=base.folder, scratch=".scratch", threads=8)
+>>> files = remerge.companions_of(base.folder)  # config and tokenizer
+>>> remerge.build(plan, "merged", companions=files, scratch=".scratch", threads=8)
 
 Names are loaded on first use, so that importing the package costs nothing.
 """
@@ -22,10 +23,11 @@ _ROOM_OF = {
     "plan_ties": "remerge.merge.ties",
     "Gradient": "remerge.merge.gradient",
     "plan_gradient": "remerge.merge.gradient",
-    "read_adapter": "remerge.merge.adapter",
+    "read_adapter": "remerge.tensors.adapter",
     "plan_bake": "remerge.merge.bake",
-    "build": "remerge.merge.artefact",
-    "model_id": "remerge.proof.model_id",
+    "build": "remerge.shards.artefact",
+    "companions_of": "remerge.shards.artefact",
+    "model_id": "remerge.tensors.model_id",
     "RemergeError": "remerge.errors",
 }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remerge.merge.adapter import read_adapter
-from remerge.merge.artefact import build, companions_of
 from remerge.merge.bake import plan_bake
-from remerge.merge.threads import thread_count
+from remerge.shards.artefact import build, companions_of
+from remerge.shards.threads import thread_count
+from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
 from stages.params import item, read_params

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from remerge.merge.threads import thread_count
+from remerge.shards.threads import thread_count
 from remerge.sources.files import Delivery, open_files
 from remerge.sources.intake import take_in_adapter, take_in_dataset, take_in_model
 from remerge.sources.pinned import parse_sources

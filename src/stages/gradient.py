@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remerge.merge.artefact import build, companions_of
 from remerge.merge.gradient import Gradient, plan_gradient
-from remerge.merge.threads import thread_count
+from remerge.shards.artefact import build, companions_of
+from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
 from stages.params import read_params

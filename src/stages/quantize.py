@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_limits
 
 from remerge.atomic import write_json
 from remerge.errors import RecipeError
-from remerge.merge.threads import thread_count
 from remerge.quantize.perplexity import measure
 from remerge.quantize.produce import quantize
+from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import read_json
 
 

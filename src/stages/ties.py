@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from remerge.merge.artefact import build, companions_of
-from remerge.merge.inputs import Note
-from remerge.merge.threads import thread_count
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
 from remerge.merge.vocabulary import map_vocabulary, require_same_tokens
+from remerge.shards.artefact import build, companions_of
+from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import Checkpoint, open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
+from remerge.tensors.fitting import Note
 from stages.params import part_donors, read_params
 from stages.running import SCRATCH, execution
 

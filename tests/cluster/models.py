@@ -8,8 +8,8 @@ import numpy as np
 
 from remerge.atomic import write_json
 from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
+from remerge.shards.layout import OutputTensor, index_of, plan_shards
 from remerge.tensors.checkpoint import open_checkpoint
-from remerge.tensors.shards import OutputTensor, index_of, plan_shards
 
 
 def make_model(folder: Path, seed: int, *, layers: int = 8, rows: int = 512) -> Path:

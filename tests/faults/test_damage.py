@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from remerge.errors import CheckpointError, SourceError
-from remerge.merge.units import build_shards
+from remerge.shards.units import build_shards
 from remerge.sources.pinned import local_files, parse_source
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.faults.conftest import Built

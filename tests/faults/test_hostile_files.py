@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError, RemergeError, SourceError
-from remerge.merge.adapter import read_adapter
-from remerge.merge.order import state_dict_order
 from remerge.quantize.gguf import quantize
 from remerge.report.build import Build
 from remerge.report.card import card
 from remerge.report.page import page
+from remerge.shards.order import state_dict_order
 from remerge.sources.pinned import local_files, parse_source
+from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import read_header

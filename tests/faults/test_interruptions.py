@@ -16,8 +16,8 @@ import pytest
 
 from remerge.errors import ToolError
 from remerge.merge.ties import TiesPlan
-from remerge.merge.units import Emit, build_shards
-from remerge.tensors.shards import OutputTensor
+from remerge.shards.layout import OutputTensor
+from remerge.shards.units import Emit, build_shards
 from tests.faults.conftest import Built, enlarge, small_disk
 from tests.faults.made import family, left_behind, merge, ties_plan
 from tests.faults.rows import fault

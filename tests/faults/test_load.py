@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from remerge.shards.layout import OutputTensor, index_of, plan_shards
 from remerge.tensors.checkpoint import open_checkpoint
-from remerge.tensors.shards import OutputTensor, index_of, plan_shards
 from tests.faults.made import ties_plan
 from tests.faults.rows import fault
 from tests.proof.models import llama, save
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.full
 MERGE = """
 import resource, sys, time
 from pathlib import Path
-from remerge.kernels.ties import DEFAULT_BLOCK
+from remerge.kernels.blocks import DEFAULT_BLOCK
 from tests.faults.made import merge
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 began = time.monotonic()

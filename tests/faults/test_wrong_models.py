@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError, NumericError
-from remerge.merge.artefact import build
 from remerge.merge.gradient import Gradient, plan_gradient
+from remerge.shards.artefact import build
 from remerge.sources.files import open_files
 from remerge.sources.pinned import parse_sources
 from remerge.sources.preflight import check_source

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from remerge.kernels.blocks import BAD_INPUT, RawTensor, address, addresses, codes
+from remerge.kernels.blocks import BAD_INPUT, DEFAULT_BLOCK, RawTensor, address, addresses, codes
 from remerge.kernels.gradient import blend_chunk
 from remerge.kernels.lora import bake_rows
 from remerge.kernels.ties import (
-    DEFAULT_BLOCK,
     LANES,
     is_observed_whole,
     merge_chunk,

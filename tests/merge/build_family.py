@@ -12,11 +12,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from remerge.merge.adapter import read_adapter
-from remerge.merge.artefact import build, companions_of
 from remerge.merge.bake import plan_bake
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.shards.artefact import build, companions_of
+from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError, NumericError, RecipeError
-from remerge.merge.adapter import read_adapter
-from remerge.merge.artefact import build, companions_of
 from remerge.merge.bake import plan_bake
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.shards.artefact import build, companions_of
+from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.kernels import reference
 from tests.merge.families import Weights, random_weights, read_raw, write_model

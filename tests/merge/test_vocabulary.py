@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from remerge.errors import CheckpointError
-from remerge.merge.artefact import build
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
 from remerge.merge.vocabulary import map_vocabulary, token_ids
+from remerge.shards.artefact import build
 from remerge.tensors.checkpoint import Checkpoint, open_checkpoint, read_f32
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "embedded" / "sources"

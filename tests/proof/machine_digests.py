@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from remerge.kernels.distance import RESULTS, compare_16, compare_32
-from remerge.merge.adapter import read_adapter
-from remerge.merge.artefact import build, companions_of
 from remerge.merge.bake import plan_bake
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
 from remerge.quantize import ggml, gguf
 from remerge.quantize.encoding import TYPES
+from remerge.shards.artefact import build, companions_of
+from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_f32
 from tests.kernels import reference as merges
 from tests.quantize import reference as blocks

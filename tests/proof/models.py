@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from remerge.tensors.shards import OutputTensor, index_of, plan_shards
+from remerge.shards.layout import OutputTensor, index_of, plan_shards
 
 HIDDEN, FEED_FORWARD, ROWS, LAYERS = 32, 48, 40, 2
 CONFIG = {

@@ -11,9 +11,9 @@ import pytest
 
 from remerge import cli
 from remerge.errors import CheckpointError
-from remerge.merge.artefact import build, companions_of
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.proof.check import check_folder, repair
+from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.proof.models import flip_bit, llama, save
 

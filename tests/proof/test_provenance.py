@@ -22,11 +22,11 @@ from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as Message
 
 from remerge.errors import CheckpointError
-from remerge.merge.artefact import build, companions_of
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
 from remerge.proof.lineage import digest_materials, graph, read_lineage
 from remerge.proof.provenance import write_provenance
+from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.proof.models import llama, save
 

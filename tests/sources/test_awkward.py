@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from remerge.merge.artefact import build, companions_of, read_manifest
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.shards.artefact import build, companions_of, read_manifest
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
 from remerge.sources.pinned import parse_sources

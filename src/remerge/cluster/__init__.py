@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from remerge.merge.artefact import MakeShards
+    from remerge.shards.artefact import MakeShards
 
 
 def shard_maker(settings: Mapping[str, Any]) -> MakeShards:

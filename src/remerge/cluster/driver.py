@@ -25,9 +25,9 @@ from remerge.cluster.footprint import Footprint, footprint, input_files, inputs_
 from remerge.cluster.node import UNIT_PREFIX, UnitReport, fingerprint
 from remerge.cluster.settings import Execution
 from remerge.errors import RemergeError, ToolError, printable
-from remerge.merge.units import Plan, TensorRecord, recover_shard
 from remerge.progress import Bar, track
-from remerge.tensors.shards import Shard
+from remerge.shards.layout import Shard
+from remerge.shards.units import Plan, TensorRecord, recover_shard
 
 #: Seconds for which no node may be left before that is an error, and between looks at the nodes.
 _WITHOUT_NODES = 30.0

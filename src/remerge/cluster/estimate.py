@@ -13,7 +13,7 @@ from pathlib import Path
 from remerge.atomic import write_json
 from remerge.cluster.connection import Node
 from remerge.cluster.footprint import Footprint
-from remerge.merge.units import Plan
+from remerge.shards.units import Plan
 
 #: Beside the folders of work in progress: bytes in and out that a slot gets through in a second.
 RATES_FILE = "cluster-rates.json"

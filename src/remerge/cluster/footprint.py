@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from remerge.merge.units import Plan
+from remerge.shards.layout import Shard
+from remerge.shards.units import Plan
 from remerge.tensors.checkpoint import Checkpoint
 from remerge.tensors.safetensors import TensorInfo
-from remerge.tensors.shards import Shard
 
 
 @dataclass(frozen=True)

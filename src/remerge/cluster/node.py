@@ -20,7 +20,7 @@ from pathlib import Path
 import remerge
 from remerge.atomic import flush_folder
 from remerge.errors import RemergeError
-from remerge.merge.units import Plan, TensorRecord, build_shards, record_path
+from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
 
 #: What may be left behind by a unit whose process died; one folder a run of a unit.
 UNIT_PREFIX = ".unit-"

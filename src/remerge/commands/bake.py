@@ -20,9 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.merge.adapter import read_adapter
-    from remerge.merge.artefact import build, companions_of
     from remerge.merge.bake import plan_bake
+    from remerge.shards.artefact import build, companions_of
+    from remerge.tensors.adapter import read_adapter
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
 

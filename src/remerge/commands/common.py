@@ -35,7 +35,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def build_options(options: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `build` that `add_output_options` gathers."""
-    from remerge.merge.threads import thread_count
+    from remerge.shards.threads import thread_count
 
     return {
         "scratch": options.scratch or options.out.parent / ".scratch",

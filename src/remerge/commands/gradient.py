@@ -26,8 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.merge.artefact import build, companions_of
     from remerge.merge.gradient import Gradient, plan_gradient
+    from remerge.shards.artefact import build, companions_of
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
 

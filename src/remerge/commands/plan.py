@@ -113,12 +113,12 @@ def _expected(params: Mapping[str, Any]) -> dict[str, SourceSize]:
 
 def _exact(params: Mapping[str, Any]) -> dict[str, SourceSize]:
     """Sizes by pins and headers; every source is checked against the recipe on the way."""
-    from remerge.merge.order import is_buffer
     from remerge.sources.budget import SourceSize
     from remerge.sources.files import open_files
     from remerge.sources.intake import adapter_table, tensor_table
     from remerge.sources.pinned import parse_sources
     from remerge.sources.preflight import check_source
+    from remerge.tensors.fitting import is_buffer
 
     recipe = params["recipe"]
     sources = parse_sources(recipe)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from remerge.commands.common import add_output_options, build_options, parse_size
 
 if TYPE_CHECKING:
-    from remerge.merge.inputs import Note
     from remerge.merge.ties import Donor
     from remerge.tensors.checkpoint import Checkpoint
+    from remerge.tensors.fitting import Note
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.merge.artefact import build, companions_of
     from remerge.merge.ties import TiesSettings, plan_ties
+    from remerge.shards.artefact import build, companions_of
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
 

@@ -30,6 +30,9 @@ from remerge.kernels.halves import (
 COMPRESSES = target_has("avx512f")
 _LANES = 16
 
+#: Elements a step of a merge: all rows of scratch stay in the first cache up to eight donors.
+DEFAULT_BLOCK = 512
+
 #: What a kernel returns.
 OK, BAD_INPUT, OVERFLOW = 0, 1, 2
 

@@ -29,12 +29,10 @@ from remerge.kernels.blocks import (
 )
 from remerge.kernels.halves import u32
 
-#: Diagnostics look at one run of SAMPLE_RUN elements in every SAMPLE_STRIDE of a large tensor.
+#: Diagnostics look at one run of SAMPLE_RUN elements (whole blocks of any step) in every
+#: SAMPLE_STRIDE of a large tensor.
 SAMPLE_RUN = 4096
 SAMPLE_STRIDE = 128
-#: Elements a step: all rows of scratch stay in the first cache up to eight donors. Divides
-#: SAMPLE_RUN.
-DEFAULT_BLOCK = 512
 LANES = 8
 
 _inline = njit(inline="always", error_model="numpy")

@@ -13,23 +13,16 @@ from typing import Any
 import numpy as np
 
 from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import BAD_INPUT, OK, OVERFLOW, address
+from remerge.kernels.blocks import BAD_INPUT, DEFAULT_BLOCK, OK, OVERFLOW, address
 from remerge.kernels.lora import bake_rows, cast_chunk
-from remerge.kernels.ties import DEFAULT_BLOCK
-from remerge.merge.adapter import Adapter, LowRankUpdate, check_targets
-from remerge.merge.inputs import (
-    Note,
-    input_identity,
-    name_bad_number,
-    overflow,
-    require_mergeable,
-    weights_only,
-)
-from remerge.merge.units import CHUNK, Emit
+from remerge.merge.inputs import input_identity, name_bad_number, overflow
+from remerge.shards.layout import OutputTensor, Shard, plan_shards
+from remerge.shards.units import CHUNK, Emit
+from remerge.tensors.adapter import Adapter, LowRankUpdate, check_targets
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.fitting import Note, require_mergeable, weights_only
 from remerge.tensors.safetensors import TensorInfo
-from remerge.tensors.shards import OutputTensor, Shard, plan_shards
 
 #: Columns a step of the low-rank product: its accumulators and four rows of A stay in the cache.
 COLUMN_BLOCK = 512

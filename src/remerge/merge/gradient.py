@@ -19,23 +19,15 @@ from typing import Any
 import numpy as np
 
 from remerge.errors import RecipeError
-from remerge.kernels.blocks import BAD_INPUT, OVERFLOW, address
+from remerge.kernels.blocks import BAD_INPUT, DEFAULT_BLOCK, OVERFLOW, address
 from remerge.kernels.gradient import blend_chunk
-from remerge.kernels.ties import DEFAULT_BLOCK
-from remerge.merge.inputs import (
-    Note,
-    fit,
-    input_identity,
-    name_bad_number,
-    overflow,
-    require_mergeable,
-    weights_only,
-)
-from remerge.merge.units import CHUNK, Emit
+from remerge.merge.inputs import input_identity, name_bad_number, overflow
+from remerge.shards.layout import OutputTensor, Shard, plan_shards
+from remerge.shards.units import CHUNK, Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.fitting import Note, fit, require_mergeable, weights_only
 from remerge.tensors.safetensors import TensorInfo
-from remerge.tensors.shards import OutputTensor, Shard, plan_shards
 
 ALONG = ("tensors", "layers")
 BLENDS = ("all", "layers", "no_layers")

@@ -17,23 +17,24 @@ from typing import Any
 import numpy as np
 
 from remerge.errors import CheckpointError, NumericError, RecipeError
-from remerge.kernels.blocks import BAD_INPUT, OVERFLOW, RawTensor, address, addresses, codes
-from remerge.kernels.ties import DEFAULT_BLOCK, LANES, is_observed_whole, merge_chunk
-from remerge.kernels.trim import find_trims
-from remerge.merge.inputs import (
-    Note,
-    fit,
-    input_identity,
-    name_bad_number,
-    overflow,
-    require_mergeable,
-    weights_only,
+from remerge.kernels.blocks import (
+    BAD_INPUT,
+    DEFAULT_BLOCK,
+    OVERFLOW,
+    RawTensor,
+    address,
+    addresses,
+    codes,
 )
-from remerge.merge.units import CHUNK, Emit
+from remerge.kernels.ties import LANES, is_observed_whole, merge_chunk
+from remerge.kernels.trim import find_trims
+from remerge.merge.inputs import input_identity, name_bad_number, overflow
+from remerge.shards.layout import OutputTensor, Shard, plan_shards
+from remerge.shards.units import CHUNK, Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.fitting import Note, fit, require_mergeable, weights_only
 from remerge.tensors.safetensors import TensorInfo
-from remerge.tensors.shards import OutputTensor, Shard, plan_shards
 
 ELECTIONS = ("sum", "count")
 #: Weights and λ are rounded to float32, so they must be in its range.

@@ -17,10 +17,10 @@ import numpy as np
 
 from remerge.atomic import open_atomic
 from remerge.errors import CheckpointError, printable
-from remerge.merge.inputs import TOKEN_TENSORS, Note
+from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32, read_json
+from remerge.tensors.fitting import TOKEN_TENSORS, Note
 from remerge.tensors.safetensors import TensorInfo, read_header
-from remerge.tensors.shards import OutputTensor, plan_shards
 
 _ROWS = 1024
 
@@ -62,8 +62,8 @@ def token_ids(folder: Path) -> dict[str, int]:
 def require_same_tokens(donor: Checkpoint, base: Checkpoint) -> None:
     """CheckpointError if the donor has a token of the base at another row of its embedding.
 
-    Names and shapes then fit and the merge would mix unlike tokens without a word. Tokens beyond the
-    base's rows do not matter; folders without a tokenizer cannot be compared.
+    Names and shapes then fit and the merge would mix unlike tokens without a word. Tokens beyond
+    the base's rows do not matter; folders without a tokenizer cannot be compared.
     """
     files = ("tokenizer.json", "tokenizer.model")
     if not all(any((m.folder / file).exists() for file in files) for m in (donor, base)):
@@ -78,8 +78,8 @@ def require_same_tokens(donor: Checkpoint, base: Checkpoint) -> None:
     if differing:
         text = differing[0]
         raise CheckpointError(
-            f"{donor.label}: token {printable(text, 40)!r} is number {theirs.get(text, 'none')} there "
-            f"and {ours[text]} in {base.label} ({len(differing)} tokens differ); set "
+            f"{donor.label}: token {printable(text, 40)!r} is number {theirs.get(text, 'none')} "
+            f"there and {ours[text]} in {base.label} ({len(differing)} tokens differ); set "
             "`vocabulary: map` on this donor to merge token by token"
         )
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from remerge.errors import CheckpointError, printable
 from remerge.proof.digests import Range, sha256_of_ranges
-from remerge.proof.model_id import model_id
 from remerge.tensors.checkpoint import check_file_name, read_json
 from remerge.tensors.dtypes import ITEM_SIZE
+from remerge.tensors.model_id import model_id
 
 MANIFEST = "manifest.json"
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from remerge.errors import CheckpointError
 from remerge.kernels import distance
-from remerge.merge.threads import thread_count
 from remerge.progress import track
 from remerge.proof.weights import Weights, open_weights
+from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import read_f32
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 from remerge.tensors.safetensors import TensorInfo

@@ -17,10 +17,10 @@ from pathlib import Path
 from threading import local
 
 from remerge.errors import CheckpointError
-from remerge.merge.threads import thread_count
 from remerge.progress import Bar, track
-from remerge.proof.model_id import model_id
 from remerge.proof.weights import Weights, open_weights
+from remerge.shards.threads import thread_count
+from remerge.tensors.model_id import model_id
 from remerge.tensors.safetensors import regular_file_size
 
 _BUFFER = 1 << 22

@@ -18,7 +18,6 @@ from typing import BinaryIO
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
 from remerge.atomic import publish, temporary_path
-from remerge.merge.threads import require_ieee_arithmetic
 from remerge.progress import track
 from remerge.quantize.encoding import BlockType, encode
 from remerge.quantize.formats import of_container
@@ -26,6 +25,7 @@ from remerge.quantize.llama import LlamaShape, LlamaTensor, llama_tensors, read_
 from remerge.quantize.mixture import MIXTURES, choose_type
 from remerge.quantize.reporting import QuantReport, write_report
 from remerge.quantize.vocabulary import Vocabulary, read_vocabulary
+from remerge.shards.threads import require_ieee_arithmetic
 from remerge.tensors.checkpoint import open_checkpoint, read_config
 
 FILE_NAME = "model.gguf"

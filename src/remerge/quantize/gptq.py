@@ -32,9 +32,9 @@ from remerge.quantize.forward import Weights, attend, embed, gated, normalise
 from remerge.quantize.gptq_solver import GROUP, solve
 from remerge.quantize.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.reporting import QuantReport, write_report
+from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_config, read_f32
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
-from remerge.tensors.shards import OutputTensor, plan_shards
 
 FILE_NAME = "model.safetensors"
 #: The projections of a layer in the steps in which they are fitted.

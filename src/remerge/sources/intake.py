@@ -22,22 +22,22 @@ import numpy as np
 from remerge.atomic import open_atomic
 from remerge.disk import require_space
 from remerge.errors import CheckpointError, SourceError, printable
-from remerge.merge.adapter import (
+from remerge.shards.artefact import TOKENIZER_FILES, build, publish_folder, resume_key
+from remerge.shards.layout import OutputTensor, Shard, plan_shards
+from remerge.shards.order import state_dict_order
+from remerge.shards.units import CHUNK, Emit, record_path
+from remerge.sources.files import SourceFiles
+from remerge.sources.pinned import Source
+from remerge.tensors.adapter import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     adapter_from_header,
     check_adapter_config,
 )
-from remerge.merge.artefact import TOKENIZER_FILES, build, publish_folder, resume_key
-from remerge.merge.inputs import Note
-from remerge.merge.order import is_buffer, state_dict_order
-from remerge.merge.units import CHUNK, Emit, record_path
-from remerge.sources.files import SourceFiles
-from remerge.sources.pinned import Source
 from remerge.tensors.checkpoint import raw_bytes, read_index, read_json
+from remerge.tensors.fitting import Note, is_buffer
 from remerge.tensors.pickles import PickledTensor, open_pickle
 from remerge.tensors.safetensors import TensorInfo, read_header
-from remerge.tensors.shards import OutputTensor, Shard, plan_shards
 
 #: Files that go with the weights into the result.
 COMPANIONS = ("config.json", "generation_config.json", *TOKENIZER_FILES)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, RecipeError, printable
-from remerge.merge.adapter import adapter_from_header, check_targets
-from remerge.merge.inputs import TOKEN_TENSORS, fit, require_mergeable, weights_only
 from remerge.sources.files import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
 from remerge.sources.pinned import Source
+from remerge.tensors.adapter import adapter_from_header, check_targets
 from remerge.tensors.checkpoint import Checkpoint, read_json
+from remerge.tensors.fitting import TOKEN_TENSORS, fit, require_mergeable, weights_only
 from remerge.tensors.safetensors import TensorInfo
 
 #: Entries of config.json that make another model, and what they are called in a message.

@@ -1,1 +1,1 @@
-"""Tensors at rest: reading checkpoints without trusting them, writing shards that never vary."""
+"""Tensors at rest: reading checkpoints and adapters without trusting them, and what fits what."""

@@ -16,7 +16,7 @@ import pytest
 
 from remerge.errors import NumericError
 from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
-from remerge.merge.units import build_shards
+from remerge.shards.units import build_shards
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.merge.families import LARGE_SHAPES, random_weights, write_model
 from tests.merge.test_plans import write_adapter
@@ -149,8 +149,8 @@ def test_a_killed_merge_goes_on_where_it_was(family: Path, tmp_path: Path) -> No
     plan = plan_of(family)
     records = build_shards(plan, whole, 2)
     program = (
-        "import sys, time; from pathlib import Path; from tests.merge.test_units import plan_of;"
-        "from remerge.merge import units; family, out = map(Path, sys.argv[1:]);"
+        "import sys, time; from pathlib import Path; from tests.shards.test_units import plan_of;"
+        "from remerge.shards import units; family, out = map(Path, sys.argv[1:]);"
         "old = units._compute\n"
         "def slow(*a):\n time.sleep(0.2)\n return old(*a)\n"
         "units._compute = slow; units.build_shards(plan_of(family), out, 1)"
@@ -160,7 +160,7 @@ def test_a_killed_merge_goes_on_where_it_was(family: Path, tmp_path: Path) -> No
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
     deadline = time.monotonic() + 60
-    while len(list(broken.glob("*.done.json"))) < 2 and time.monotonic() < deadline:
+    while len(list(broken.glob("*.safetensors"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()

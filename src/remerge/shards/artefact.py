@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import remerge.kernels
-import remerge.merge
+import remerge.shards
 import remerge.tensors
 from remerge.atomic import flush_folder, json_text, write_bytes, write_json
 from remerge.disk import require_space
 from remerge.errors import CheckpointError
-from remerge.merge.inputs import Note
-from remerge.merge.units import Plan, TensorRecord, build_shards, record_path
-from remerge.proof.model_id import model_id
+from remerge.shards.layout import index_of
+from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
 from remerge.tensors.checkpoint import INDEX_NAME, read_json
 from remerge.tensors.dtypes import to_torch_name
-from remerge.tensors.shards import index_of
+from remerge.tensors.fitting import Note
+from remerge.tensors.model_id import model_id
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -70,9 +70,13 @@ class ArtefactPlan(Plan, Protocol):
 def code_digest(plan: ArtefactPlan) -> str:
     """SHA-256 over the source of everything that decides the bytes of this plan's result."""
     total = hashlib.sha256()
-    own_module = Path(str(sys.modules[type(plan).__module__].__file__))
-    rooms = [Path(str(room.__file__)) for room in (remerge.kernels, remerge.merge, remerge.tensors)]
-    for folder in sorted({path.parent for path in [own_module, *rooms]}):
+    modules = (
+        sys.modules[type(plan).__module__],
+        remerge.kernels,
+        remerge.tensors,
+        remerge.shards,
+    )
+    for folder in sorted({Path(str(module.__file__)).parent for module in modules}):
         for path in sorted(folder.glob("*.py")):
             total.update(path.name.encode() + b"\0" + path.read_bytes())
     return total.hexdigest()

@@ -26,10 +26,10 @@ import numpy as np
 
 from remerge.atomic import publish, temporary_path, write_json
 from remerge.errors import ToolError
-from remerge.merge.threads import require_ieee_arithmetic
 from remerge.progress import Bar, track
+from remerge.shards.layout import OutputTensor, Shard
+from remerge.shards.threads import require_ieee_arithmetic
 from remerge.tensors.safetensors import TensorInfo
-from remerge.tensors.shards import OutputTensor, Shard
 
 #: Elements a call of a kernel; one result buffer a thread of this many elements.
 CHUNK = 1 << 18

@@ -19,8 +19,6 @@ from typing import Any
 from remerge.atomic import json_text, write_json
 from remerge.errors import CheckpointError, printable
 
-#: Buffers that old checkpoints saved beside the weights; the model computes them itself.
-_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 #: Entries of config.json that say how many times something is built.
 _COUNT = re.compile(r"^(n|num)_(\w+_)?(layers?|experts|blocks)$|_layers$")
 #: Entries of config.json that do not decide which tensors a model has.
@@ -28,11 +26,6 @@ _NO_STRUCTURE = re.compile(
     r"^(auto_map|_name_or_path|torch_dtype|dtype|transformers_version|use_cache|vocab_size|"
     r"max_position_embeddings|\w+_token_id)$"
 )
-
-
-def is_buffer(name: str) -> bool:
-    """Whether a tensor of this name is no weight but a buffer that old checkpoints carry."""
-    return _BUFFER.search(name) is not None
 
 
 def state_dict_order(

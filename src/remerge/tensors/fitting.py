@@ -1,0 +1,116 @@
+"""Whether models fit together: by names, types and shapes, told from headers alone.
+
+>>> tensors, notes = fit(donor, base, base_tensors, vocabulary="truncate")
+
+Merging is blind to architecture: models fit together when their tensors have the same names and
+shapes. The one difference that donors legitimately show is a vocabulary that somebody enlarged, and
+that is handled by a rule that the recipe names, or refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from remerge.errors import CheckpointError, printable
+from remerge.tensors.checkpoint import Checkpoint
+from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.safetensors import TensorInfo
+
+#: The last two parts of the names that tensors with a row a token have.
+TOKEN_TENSORS = (
+    "embed_tokens.weight",
+    "lm_head.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "embed_out.weight",
+    "word_embeddings.weight",
+)
+#: Buffers that old checkpoints saved beside the weights; the model computes them itself.
+_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line of the manifest: what was dropped or changed on the way in."""
+
+    model: str
+    tensor: str
+    text: str
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor of this name is no weight but a buffer that old checkpoints carry."""
+    return _BUFFER.search(name) is not None
+
+
+def weights_only(model: Checkpoint) -> tuple[dict[str, TensorInfo], list[Note]]:
+    """The model's weights, without buffers that its own code recomputes."""
+    kept = {name: info for name, info in model.tensors.items() if not is_buffer(name)}
+    notes = [Note(model.label, n, "buffer, dropped") for n in model.tensors if n not in kept]
+    return kept, notes
+
+
+def require_mergeable(model: Checkpoint, tensors: Mapping[str, TensorInfo]) -> None:
+    """CheckpointError unless every tensor is of a type whose values are float32 numbers."""
+    for name, info in tensors.items():
+        if info.dtype not in KERNEL_CODE:
+            raise CheckpointError(
+                f"{model.label}: tensor {printable(name)!r} in {info.path} is {info.dtype}; "
+                "merges need F16, BF16 or F32 (is this a quantised checkpoint?)"
+            )
+
+
+def fit(
+    model: Checkpoint,
+    base: Checkpoint,
+    base_tensors: Mapping[str, TensorInfo],
+    vocabulary: str | None,
+) -> tuple[dict[str, TensorInfo], list[Note]]:
+    """The model's tensors under the base's names and shapes, or CheckpointError.
+
+    `vocabulary="truncate"` lets embedding and head have more rows than the base's; the rows beyond
+    are left out, with a note for each tensor. A model that was mapped fits as it is.
+    """
+    tensors, notes = weights_only(model)
+    require_mergeable(model, tensors)
+    for names, verb in (
+        (base_tensors.keys() - tensors.keys(), "lacks"),
+        (tensors.keys() - base_tensors.keys(), "has beyond the base's"),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(
+                f"{model.label} ({model.folder}) {verb} tensor {printable(min(names))!r}{more}; "
+                f"it is not a fine-tune of {base.label}"
+            )
+    fitted = {}
+    for name, wanted in base_tensors.items():
+        info = tensors[name]
+        if info.shape != wanted.shape:
+            extra = _extra_rows(info, wanted)
+            where = f"{model.label}: tensor {printable(name)!r}"
+            if extra is None:
+                raise CheckpointError(
+                    f"{where} has shape {list(info.shape)}, {base.label} has {list(wanted.shape)}"
+                )
+            if vocabulary != "truncate":
+                raise CheckpointError(
+                    f"{where} has {extra} rows more than {base.label}'s; set "
+                    "`vocabulary: truncate` on this donor in the recipe to leave them out"
+                )
+            notes.append(
+                Note(model.label, name, f"{extra} vocabulary rows beyond the base, dropped")
+            )
+            nbytes = wanted.size * ITEM_SIZE[info.dtype]
+            info = replace(info, shape=wanted.shape, nbytes=nbytes)
+        fitted[name] = info
+    return fitted, notes
+
+
+def _extra_rows(info: TensorInfo, wanted: TensorInfo) -> int | None:
+    per_token = info.name.endswith(TOKEN_TENSORS)
+    same_columns = len(info.shape) == 2 and info.shape[1:] == wanted.shape[1:]
+    extra = info.shape[0] - wanted.shape[0] if per_token and same_columns else 0
+    return extra if extra > 0 else None
