@@ -26,8 +26,9 @@ from remerge.quantize.encoding import TYPES, BlockType, encode
 from remerge.quantize.formats import of_container
 from remerge.quantize.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.reporting import QuantReport, write_report
-from remerge.quantize.vocabulary import BYTE, CONTROL, UNKNOWN, Vocabulary, read_vocabulary
+from remerge.quantize.vocabulary import Vocabulary, read_vocabulary
 from remerge.tensors.checkpoint import open_checkpoint, read_config
+from remerge.tensors.tokenizer import BYTE, CONTROL, UNKNOWN
 
 FILE_NAME = "model.ggml"
 ALIGNMENT = 32

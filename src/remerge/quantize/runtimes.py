@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from remerge.errors import ToolError
-from remerge.quantize.vocabulary import NORMAL
+from remerge.tensors.tokenizer import NORMAL
 
 
 class Runtime(Protocol):

@@ -4,29 +4,29 @@
 >>> vocabulary.texts[1], vocabulary.kinds[1] == CONTROL
 ('<s>', True)
 
-`tokenizer.model` is a protocol buffer of the SentencePiece project (`sentencepiece_model.proto`);
-the few fields needed here are read directly, so that no tokenizer library decides a byte. Tokens
-beyond it come from `added_tokens.json` and `added_tokens_decoder` of `tokenizer_config.json`. Rows
-of the embedding that no token names become unused padding; tokens that have no row are left out
-and reported.
+Tokens beyond `tokenizer.model` come from `added_tokens.json` and `added_tokens_decoder` of
+`tokenizer_config.json`. Rows of the embedding that no token names become unused padding; tokens
+that have no row are left out and reported.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import read_json
-from remerge.tensors.safetensors import regular_file_size
+from remerge.tensors.tokenizer import (
+    BPE,
+    CONTROL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Piece,
+    read_sentencepiece,
+)
 
-#: Token kinds; SentencePiece and ggml number them alike.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-_BPE = 2
-_SIZE_LIMIT = 64_000_000
 #: An added token has no score of its own; llama.cpp's converter gives it this one.
 _ADDED_SCORE = -1000.0
 
@@ -49,74 +49,12 @@ class Vocabulary:
     notes: tuple[str, ...]
 
 
-def _fields(data: bytes, where: str) -> Iterator[tuple[int, Any]]:
-    """(field number, value) of one protocol buffer message: int, 4 or 8 raw bytes, or bytes."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            if position >= len(data) or shift > 63:
-                raise CheckpointError(f"{where}: damaged; fetch it again")
-            byte = data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while position < len(data):
-        key = varint()
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            yield number, varint()
-            continue
-        if wire not in (1, 2, 5):
-            raise CheckpointError(f"{where}: damaged; fetch it again")
-        length = {1: 8, 5: 4}.get(wire) or (varint() if wire == 2 else 0)
-        if length > len(data) - position:
-            raise CheckpointError(f"{where}: truncated; fetch it again")
-        yield number, data[position : position + length]
-        position += length
-
-
-def _piece(data: bytes, where: str) -> tuple[str, float, int]:
-    text, score, kind = b"", 0.0, NORMAL
-    for number, value in _fields(data, where):
-        if number == 1 and isinstance(value, bytes):
-            text = value
-        elif number == 2 and isinstance(value, bytes) and len(value) == 4:
-            (score,) = struct.unpack("<f", value)
-        elif number == 3 and isinstance(value, int):
-            kind = value
-    try:
-        return text.decode("utf-8"), score, kind
-    except UnicodeDecodeError:
-        raise CheckpointError(f"{where}: a piece is not UTF-8; fetch it again") from None
-
-
-def read_pieces(path: Path) -> tuple[list[tuple[str, float, int]], bool]:
-    """(text, score, kind) of every piece, and whether a space is put before the text."""
-    where = str(path)
-    if regular_file_size(path) > _SIZE_LIMIT:
-        raise CheckpointError(f"{where}: larger than {_SIZE_LIMIT} bytes; not a tokenizer")
-    pieces: list[tuple[str, float, int]] = []
-    model_type, space_prefix = 1, True
-    for number, value in _fields(path.read_bytes(), where):
-        if not isinstance(value, bytes):
-            continue
-        if number == 1:
-            pieces.append(_piece(value, where))
-        elif number == 2:
-            model_type = dict(_fields(value, where)).get(3, model_type)
-        elif number == 3:
-            space_prefix = bool(dict(_fields(value, where)).get(3, 1))
-    if not pieces:
-        raise CheckpointError(f"{where}: holds no pieces; not a SentencePiece model")
-    if model_type != _BPE:
-        raise CheckpointError(f"{where}: not a BPE model; llama files know no other SentencePiece")
-    return pieces, space_prefix
+def _read_pieces(path: Path) -> tuple[tuple[Piece, ...], bool]:
+    """The pieces of a BPE model, and whether a space is put before the text."""
+    model = read_sentencepiece(path)
+    if model.model_type != BPE:
+        raise CheckpointError(f"{path}: not a BPE model; llama files know no other SentencePiece")
+    return model.pieces, model.space_prefix
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
@@ -165,9 +103,9 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
             f"{folder}: has no tokenizer.model; GGUF and GGML files are written for models with "
             "a SentencePiece tokenizer only"
         )
-    pieces, space_prefix = read_pieces(path)
+    pieces, space_prefix = _read_pieces(path)
     added = _added(folder)
-    table = dict(enumerate(pieces))
+    table: dict[int, tuple[str, float, int]] = dict(enumerate(pieces))
     for token, (text, special) in sorted(added.items()):
         if token < len(pieces):
             continue
