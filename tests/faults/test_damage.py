@@ -51,6 +51,7 @@ def shard(built: Built) -> Path:
 
 def cached(built: Built, path: Path) -> Path:
     """The object of DVC's cache that holds the same file."""
+    assert path.stat().st_nlink > 1, f"{path} is a copy: no link with the cache"
     node = path.stat().st_ino
     objects = (built.folder / ".dvc/cache/files").rglob("*")
     return next(p for p in objects if p.is_file() and p.stat().st_ino == node)
