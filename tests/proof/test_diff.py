@@ -19,6 +19,7 @@ from remerge.proof.diff import compare, layer_of
 from tests.proof.models import llama, save
 from tests.proof.test_identity import save_gguf
 
+Q8_0 = gguf.GGMLQuantizationType.Q8_0
 HALF = np.arange(1 << 16, dtype="<u2")
 
 
@@ -144,6 +145,35 @@ def test_quantised_tensors_are_compared_by_block_and_by_value(tmp_path: Path) ->
         for t in gguf.GGUFReader(path).tensors
     )
     assert tensor.cosine == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_quantised_tensors_of_two_types_are_compared_by_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = llama(1, "F32")["lm_head.weight"][1]
+    monkeypatch.setattr(diff, "CHUNK", 256)  # several blocks a tensor
+    kinds = {"Q8_0": x, "F16": x.astype("<f2"), "F32": x}
+    paths = {
+        kind: save_gguf(tmp_path / f"{kind}.gguf", {"output.weight": (kind, values)})
+        for kind, values in kinds.items()
+    }
+    eight = gguf.quants.dequantize(gguf.GGUFReader(paths["Q8_0"]).tensors[0].data, Q8_0)
+    for kind, values in kinds.items():
+        if kind != "Q8_0":
+            (tensor,) = compare(paths["Q8_0"], paths[kind]).tensors
+            assert (tensor.change, tensor.max_ulp) == (f"Q8_0 → {kind}", None)
+            a, b = eight.ravel().astype(float), values.ravel().astype(float)
+            wanted = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+            assert tensor.cosine == pytest.approx(wanted, abs=1e-12)
+            assert tensor.max_abs == np.abs(a - b).max()
+
+
+def test_types_without_values_have_no_cosine(tmp_path: Path) -> None:
+    a = save(tmp_path / "a", {"w": ("I64", np.array([1, 2], "<i8"))})
+    b = save(tmp_path / "b", {"w": ("F32", np.array([1, 2], "<f4"))})
+    for second, change in ((a, ""), (b, "I64 → F32")):
+        (tensor,) = compare(a, second).tensors
+        assert (tensor.change, tensor.cosine, tensor.max_abs) == (change, None, None)
 
 
 def test_models_without_a_common_name_are_no_pair(tmp_path: Path) -> None:

@@ -9,14 +9,19 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remerge import cli
 from remerge.errors import CheckpointError
 from remerge.proof.digests import identify
-from remerge.proof.gguf_tensors import read_gguf_header
-from remerge.proof.weights import open_weights
+from remerge.proof.weights import open_weights, read_bytes
+from remerge.quantize.llama import read_shape
+from remerge.quantize.produce import quantize
+from remerge.tensors.checkpoint import open_checkpoint, read_config, read_f32
+from remerge.tensors.ggml_header import read_ggml_header
+from remerge.tensors.gguf_header import read_gguf_header
 from tests.proof.models import flip_bit, llama, save
 
 
@@ -155,12 +160,108 @@ def test_a_truncated_gguf_is_refused(tmp_path: Path) -> None:
         identify(path)
 
 
+def save_pickles(folder: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> Path:
+    """Two pickles and their index, as models were published in 2023; one tensor is transposed."""
+    folder.mkdir()
+    names = list(tensors)
+    weight_map = {}
+    for number, half in enumerate([names[:5], names[5:]], 1):
+        file = f"pytorch_model-{number:05}-of-00002.bin"
+        held = {name: torch.from_numpy(tensors[name][1].copy()) for name in half}
+        held[half[0]] = held[half[0]].T.contiguous().T
+        torch.save(held, folder / file)
+        weight_map |= dict.fromkeys(half, file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def test_pickles_have_the_id_of_their_weights(tmp_path: Path) -> None:
+    tensors = llama(1)
+    folder = save_pickles(tmp_path / "pickles", tensors)
+    assert identify(folder, threads=2).model_id == id_by_definition(tensors)
+    one = folder / "pytorch_model-00001-of-00002.bin"
+    assert identify(one).model_id == id_by_definition(dict(list(tensors.items())[:5]))
+    (folder / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"weight_map": {"x": one.name}})
+    )
+    with pytest.raises(CheckpointError, match=r"tensor '.*' is (in no file|not in the index)"):
+        identify(folder)
+
+
+EMBEDDED = Path(__file__).parents[2] / "embedded"
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the embedded family in the three containers."""
+    root = tmp_path_factory.mktemp("quantized")
+    for name in ("gguf_q8_0", "gguf_q4_0", "ggml_q5_1", "gptq_4bit_128g"):
+        text = EMBEDDED / "calibration.txt"
+        quantize(EMBEDDED / "sources/sorting", root / name, name, calibration=text)
+    return root
+
+
+def test_every_container_of_ours_has_an_id(quantized: Path, capsys: pytest.CaptureFixture) -> None:
+    folders = sorted(quantized.iterdir())
+    assert cli.main(["id", *map(str, folders)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in shown] == [str(folder) for folder in folders]
+    assert len({line.split("  ")[0] for line in shown}) == len(folders)
+    assert cli.main(["diff", *[str(quantized / "gptq_4bit_128g")] * 2]) == 0
+
+
+def test_a_ggml_file_is_read_as_its_writer_wrote_it(quantized: Path, tmp_path: Path) -> None:
+    path = quantized / "ggml_q5_1/model.ggml"
+    infos = read_ggml_header(path)
+    shape = read_shape(read_config(EMBEDDED / "sources/sorting"), "")
+    source = open_checkpoint(EMBEDDED / "sources/sorting").tensors
+    assert len(infos) == len(source) == 9 * shape.layers + 3
+    norm = read_f32(source["model.norm.weight"])
+    assert read_bytes(infos["norm.weight"]).tobytes() == norm.tobytes()
+    last = list(infos.values())[-1]
+    assert last.offset + last.nbytes == path.stat().st_size
+    (tmp_path / "model.bin").write_bytes(path.read_bytes())
+    assert identify(tmp_path / "model.bin") == identify(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_ggml_is_refused_in_one_line_or_read(
+    quantized: Path, data: st.DataObject
+) -> None:
+    path = quantized / "ggml_q5_1/model.ggml"
+    whole = path.read_bytes()
+    infos = list(read_ggml_header(path).values())
+    heads = [*range(200), *range(infos[0].offset - 60, infos[0].offset)]
+    heads += range(infos[1].offset - 60, infos[1].offset)
+    position = data.draw(st.sampled_from(heads))
+    value = data.draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]))
+    end = data.draw(st.sampled_from([len(whole), len(whole) - 1, infos[1].offset - 1, 37, 35, 0]))
+    damaged = path.with_name("damaged.bin")
+    damaged.write_bytes((whole[:position] + bytes([value]) + whole[position + 1 :])[:end])
+    said = ""
+    try:
+        for info in read_ggml_header(damaged).values():
+            assert 0 < info.offset <= info.offset + info.nbytes <= len(whole)
+    except CheckpointError as error:
+        said = str(error)
+    finally:
+        damaged.unlink()
+    assert "\n" not in said
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("nothing", "dvc pull"), ("a.bin", "expected a model folder"), ("d", "holds no")],
+    [
+        ("nothing", "dvc pull"),
+        ("a.txt", "expected a model folder"),
+        ("a.bin", "not a torch archive"),
+        ("d", "holds no"),
+    ],
 )
 def test_what_is_no_model_is_refused_in_a_line(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "a.bin").write_bytes(b"x")
+    (tmp_path / "a.txt").write_bytes(b"x")
     (tmp_path / "d").mkdir()
     with pytest.raises(CheckpointError, match=said):
         identify(tmp_path / name)

@@ -4,7 +4,8 @@
   remerge diff --tensors a.gguf b.gguf
 
 Distances are in units in the last place (ulp) of the stored type: 1 is a rounding that went the
-other way. Exit status 0: the models are the same to the bit; 1: they differ.
+other way. Quantised tensors, of one type or two, are compared by the values they stand for.
+Exit status 0: the models are the same to the bit; 1: they differ.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
-    parser.add_argument("first", help="folder, .safetensors or .gguf")
-    parser.add_argument("second", help="folder, .safetensors or .gguf")
+    parser.add_argument("first", help="folder or file of weights")
+    parser.add_argument("second", help="folder or file of weights")
     parser.add_argument("--tensors", action="store_true", help="a line for each differing tensor")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--threads", type=int, help="threads to use (default: all cores)")

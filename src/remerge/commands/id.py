@@ -1,11 +1,12 @@
 """Print the model id: one digest of the weights, whatever files they lie in.
 
-  remerge id merged/final quantized/gguf_q4_k_m/model.gguf
+  remerge id merged/final quantized/gguf_q4_k_m downloads/model.gguf
   remerge id merged/final --expect 9f86d081…
 
-The same tensors in other shards, or copied elsewhere, have the same id; one flipped bit gives
-another. A GGUF has an id over its own tensors, so it differs from that of the folder it was made
-of. File names, config and tokenizer do not count (`remerge check` looks at those).
+The same tensors in other shards, or copied elsewhere, have the same id, a pickle checkpoint that of
+its weights as safetensors; one flipped bit gives another. A GGUF, GGML or GPTQ has an id over its
+own tensors, so it differs from that of the folder it was made of. File names, config and tokenizer
+do not count (`remerge check` looks at those).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder, .safetensors or .gguf")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder or file of weights")
     parser.add_argument("--expect", metavar="ID", help="fail unless every model has this id")
     parser.add_argument("--tensors", action="store_true", help="list every tensor's SHA-256 too")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -24,12 +24,12 @@ import numpy as np
 from remerge.errors import CheckpointError
 from remerge.kernels import distance
 from remerge.progress import track
-from remerge.proof.weights import Weights, open_weights
+from remerge.proof.weights import Weights, open_weights, read_bytes
 from remerge.shards.threads import thread_count
-from remerge.tensors.checkpoint import read_f32
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 from remerge.tensors.safetensors import TensorInfo
 
+#: Elements that are compared at a time: a multiple of every block.
 CHUNK = 1 << 20
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|blk|h)\.(\d+)\.")
 
@@ -191,28 +191,21 @@ def _blocks(a: TensorInfo, b: TensorInfo) -> Iterable[tuple[Callable[[], np.ndar
     """The pieces of work for a pair of tensors, each with the bytes of `a` that it reads."""
     if a.shape != b.shape:
         return
-    if a.dtype in KERNEL_CODE and b.dtype in KERNEL_CODE:
-        compare_block = _compare_bits if a.dtype == b.dtype else _compare_values
-        for start in range(0, a.size, CHUNK):
-            stop = min(start + CHUNK, a.size)
-            nbytes = (stop - start) * ITEM_SIZE[a.dtype]
-            yield partial(compare_block, a, b, start, stop), nbytes
-    elif a.dtype == b.dtype:
-        yield partial(_compare_opaque, a, b), a.nbytes
-
-
-def _raw(info: TensorInfo, start: int = 0, stop: int | None = None) -> np.ndarray:
-    stop = info.nbytes if stop is None else stop
-    if stop == start:
-        return np.empty(0, np.uint8)
-    # Not a map of the tensor: one of our own, so that blocks may be unaligned in a stranger's file.
-    return np.fromfile(info.path, np.uint8, stop - start, offset=info.offset + start)
+    if a.dtype == b.dtype:
+        compare_block = _compare_bits if a.dtype in KERNEL_CODE else _compare_items
+    elif _has_values(a) and _has_values(b):
+        compare_block = _compare_values
+    else:
+        return
+    for start in range(0, a.size, CHUNK):
+        stop = min(start + CHUNK, a.size)
+        begin, end = _span(a, start, stop)
+        yield partial(compare_block, a, b, start, stop), end - begin
 
 
 def _compare_bits(a: TensorInfo, b: TensorInfo, start: int, stop: int) -> np.ndarray:
     result = np.zeros(distance.RESULTS)
-    item = ITEM_SIZE[a.dtype]
-    x, y = (_raw(info, start * item, stop * item) for info in (a, b))
+    x, y = (read_bytes(info, *_span(info, start, stop)) for info in (a, b))
     if a.dtype == "F32":
         distance.compare_32(x.view("<u4"), y.view("<u4"), result)
     else:
@@ -221,40 +214,57 @@ def _compare_bits(a: TensorInfo, b: TensorInfo, start: int, stop: int) -> np.nda
 
 
 def _compare_values(a: TensorInfo, b: TensorInfo, start: int, stop: int) -> np.ndarray:
+    """Of two types, whose bits cannot be compared: what they stand for."""
     result = np.zeros(distance.RESULTS)
-    x, y = (read_f32(info, start, stop).view("<u4") for info in (a, b))
-    distance.compare_32(x, y, result)
-    return result
-
-
-def _compare_opaque(a: TensorInfo, b: TensorInfo) -> np.ndarray:
-    """Quantised blocks and integers: how many items differ, and the values where they are known."""
-    result = np.zeros(distance.RESULTS)
-    x, y = _raw(a), _raw(b)
-    item = _item_bytes(a)
-    result[distance.DIFFERING] = np.any((x != y).reshape(-1, item), axis=1).sum()
-    values = [_values(info, raw) for info, raw in ((a, x), (b, y))]
-    if values[0] is None or values[1] is None:
+    x, y = (_values(info, start, stop) for info in (a, b))
+    if x is None or y is None:
         result[distance.NOT_FINITE] = 1
     else:
-        seen = np.zeros(distance.RESULTS)
-        distance.compare_32(values[0].view("<u4"), values[1].view("<u4"), seen)
-        for entry in (distance.MAX_ABS, distance.DOT, distance.NORM_A, distance.NORM_B):
-            result[entry] = seen[entry]
-        result[distance.NOT_FINITE] = seen[distance.NOT_FINITE]
+        distance.compare_32(x.view("<u4"), y.view("<u4"), result)
     return result
 
 
-def _item_bytes(info: TensorInfo) -> int:
-    if info.dtype in ITEM_SIZE:
-        return ITEM_SIZE[info.dtype]
+def _compare_items(a: TensorInfo, b: TensorInfo, start: int, stop: int) -> np.ndarray:
+    """Quantised blocks and integers: how many differ, and the values where they are known."""
+    result = _compare_values(a, b, start, stop)
+    x, y = (read_bytes(info, *_span(info, start, stop)) for info in (a, b))
+    _, item = _block_of(a.dtype)
+    result[distance.DIFFERING] = np.any((x != y).reshape(-1, item), axis=1).sum()
+    return result
+
+
+def _block_of(dtype: str) -> tuple[int, int]:
+    """Elements and bytes of what a type is stored in."""
+    if dtype in ITEM_SIZE:
+        return 1, ITEM_SIZE[dtype]
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    return GGML_QUANT_SIZES[GGMLQuantizationType[info.dtype]][1]
+    elements, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[dtype]]
+    return int(elements), int(nbytes)
 
 
-def _values(info: TensorInfo, raw: np.ndarray) -> np.ndarray | None:
-    """What a quantised tensor stands for, as float32; None for types that `gguf` cannot expand."""
+def _span(info: TensorInfo, start: int, stop: int) -> tuple[int, int]:
+    """Where elements [start:stop] lie within the tensor's bytes, at whole blocks."""
+    elements, nbytes = _block_of(info.dtype)
+    return start // elements * nbytes, stop // elements * nbytes
+
+
+def _has_values(info: TensorInfo) -> bool:
+    return info.dtype in KERNEL_CODE or info.dtype not in ITEM_SIZE
+
+
+def _values(info: TensorInfo, start: int, stop: int) -> np.ndarray | None:
+    """What elements [start:stop] stand for, as float32; None for a type whose values are unknown.
+
+    Quantised blocks are expanded by `gguf`, as their readers do it.
+    """
+    raw = read_bytes(info, *_span(info, start, stop))
+    if info.dtype == "F32":
+        return raw.view("<f4")
+    if info.dtype == "F16":
+        return raw.view("<f2").astype(np.float32)
+    if info.dtype == "BF16":
+        return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
     if info.dtype in ITEM_SIZE:
         return None
     from gguf import GGMLQuantizationType
@@ -275,9 +285,8 @@ def _difference(a: TensorInfo, b: TensorInfo, sums: np.ndarray) -> TensorDiffere
         )
     same_type = a.dtype == b.dtype
     change = "" if same_type else f"{a.dtype} → {b.dtype}"
-    floats = a.dtype in KERNEL_CODE and b.dtype in KERNEL_CODE
-    finite = sums[distance.NOT_FINITE] == 0 and (floats or same_type)
-    in_ulps = floats and same_type
+    finite = sums[distance.NOT_FINITE] == 0 and _has_values(a) and _has_values(b)
+    in_ulps = a.dtype in KERNEL_CODE and same_type
     return TensorDifference(
         a.name,
         a.dtype,

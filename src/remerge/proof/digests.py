@@ -16,28 +16,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import local
 
+import numpy as np
+
 from remerge.errors import CheckpointError
 from remerge.progress import Bar, track
-from remerge.proof.weights import Weights, open_weights
+from remerge.proof.weights import PickledInfo, Weights, open_weights
 from remerge.shards.threads import thread_count
 from remerge.tensors.model_id import model_id
-from remerge.tensors.safetensors import regular_file_size
+from remerge.tensors.pickles import PickledTensor
+from remerge.tensors.safetensors import TensorInfo, regular_file_size
 
 _BUFFER = 1 << 22
 
 
 @dataclass(frozen=True)
 class Range:
-    """`nbytes` bytes of the file `path` from `offset` on."""
+    """`nbytes` bytes of the file `path` from `offset` on, or those of a pickled tensor in it."""
 
     path: Path
     offset: int
     nbytes: int
+    held: PickledTensor | None = None
 
 
 def whole(path: Path) -> Range:
     """A file from its first to its last byte."""
     return Range(path, 0, regular_file_size(path))
+
+
+def range_of(info: TensorInfo) -> Range:
+    """The bytes of one tensor."""
+    held = info.held if isinstance(info, PickledInfo) else None
+    return Range(info.path, info.offset, info.nbytes, held)
 
 
 def sha256_of_ranges(
@@ -71,6 +81,11 @@ def sha256_of_ranges(
 
 def _sha256(span: Range, block: memoryview, bar: Bar) -> str:
     digest = hashlib.sha256()
+    if span.held is not None:
+        for piece in np.array_split(span.held.bytes_u8(), span.nbytes // _BUFFER + 1):
+            digest.update(piece.data)
+            bar.advance(piece.size)
+        return digest.hexdigest()
     position, end = span.offset, span.offset + span.nbytes
     try:
         descriptor = os.open(span.path, os.O_RDONLY)
@@ -106,7 +121,7 @@ def identify(path: Path | str | Weights, threads: int | None = None) -> Identity
     """
     weights = path if isinstance(path, Weights) else open_weights(path)
     infos = list(weights.tensors.values())
-    ranges = [Range(info.path, info.offset, info.nbytes) for info in infos]
-    digests = sha256_of_ranges(ranges, threads, f"id {weights.path.name}")
+    label = f"id {weights.path.name}"
+    digests = sha256_of_ranges([range_of(info) for info in infos], threads, label)
     lines = [(i.name, i.dtype, i.shape, d) for i, d in zip(infos, digests, strict=True)]
     return Identity(model_id(lines), {name: digest for name, _, _, digest in lines})
