@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from remerge.atomic import write_text
 from remerge.errors import RecipeError, RemergeError
-from stages.params import check_params
+from stages.checking import check_composition
 
 
 def composed(overrides: list[str], folder: Path | None = None) -> str:
@@ -25,12 +25,14 @@ def composed(overrides: list[str], folder: Path | None = None) -> str:
     try:
         with initialize_config_dir(str((folder or Path("conf")).resolve()), version_base=None):
             config = compose("config", overrides=overrides)
-            OmegaConf.resolve(config)
-            text = OmegaConf.to_yaml(config)
+        # First as a mistake that can be caught; `checked` in the config would end the process.
+        described = OmegaConf.masked_copy(config, [key for key in config if key != "checked"])
+        check_composition(OmegaConf.to_container(described, resolve=True))
+        OmegaConf.resolve(config)
+        return OmegaConf.to_yaml(config)
     except (HydraException, OmegaConfBaseException) as error:
-        raise RecipeError(" ".join(str(error).split())) from None
-    check_params(OmegaConf.to_container(config))
-    return text
+        reason = " ".join(str(error).split())
+        raise RecipeError(reason.partition(" Config search path")[0]) from None
 
 
 def main() -> None:

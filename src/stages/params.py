@@ -1,8 +1,7 @@
 """`params.yaml`, checked before a stage does anything.
 
-Hydra composes the file and DVC rewrites it for experiments, but neither looks at values:
-`-S ties.density=abc` passes both. Every stage checks all of it, so a mistake anywhere is one line
-before work starts, not an hour into it.
+The whole was checked when it was composed (`stages.checking`), but the file may have been edited
+since: every stage checks the recipe and the merges again, so a mistake is one line.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ import yaml
 from remerge.errors import RecipeError, printable
 
 PLACES = 8
+#: What an unused place points at, since DVC wants a path for each dependency.
+UNUSED = "conf/recipe/unused"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _SECTIONS = {
     "recipe",
@@ -30,6 +31,7 @@ _SECTIONS = {
     "quantize_eval",
     "report",
     "execution",
+    "checked",
 }
 _RECIPE = {
     "name",
@@ -88,28 +90,26 @@ def check_params(params: Mapping[str, Any]) -> None:
     number(ties.get("lambda"), "ties.lambda")
     if not isinstance(ties.get("normalize"), bool):
         raise RecipeError(
-            f"ties.normalize is {_shown(ties.get('normalize'))}; expected true or false"
+            f"ties.normalize is {shown(ties.get('normalize'))}; expected true or false"
         )
     one_of(ties.get("elect"), "ties.elect", ("sum", "count"))
     one_of(recipe.get("dtype"), "recipe.dtype", ("float16", "bfloat16", "float32"))
     one_of(gradient.get("along"), "gradient.along", ("tensors", "layers"))
     one_of(gradient.get("blend"), "gradient.blend", ("all", "layers", "no_layers"))
     if not isinstance(gradient.get("containing"), str):
-        raise RecipeError(
-            f"gradient.containing is {_shown(gradient.get('containing'))}, not a text"
-        )
+        raise RecipeError(f"gradient.containing is {shown(gradient.get('containing'))}, not a text")
     values = gradient.get("values")
     if not isinstance(values, list) or len(values) < 2:
-        raise RecipeError(f"gradient.values is {_shown(values)}; expected at least two numbers")
+        raise RecipeError(f"gradient.values is {shown(values)}; expected at least two numbers")
     for position, value in enumerate(values):
         number(value, f"gradient.values[{position}]", low=0, high=1)
-    for group in ("sources", "loras"):
+    for group, roots in (("sources", ("models", "adapters", "datasets")), ("loras", ("baked",))):
         for key in _mapping(recipe.get(group), f"recipe.{group}"):
             name_for_shell(key, f"recipe.{group}")
-            _check_out(recipe[group][key], f"recipe.{group}.{key}")
+            _check_out(recipe[group][key], f"recipe.{group}.{key}", roots)
     for key, entry in _mapping(params.get("quantize_eval") or {}, "quantize_eval").items():
         name_for_shell(key, "quantize_eval")
-        _check_out(entry, f"quantize_eval.{key}")
+        _check_out(entry, f"quantize_eval.{key}", ("quantized", "scores"))
     _check_execution(params.get("execution") or {})
     _check_parts(recipe)
 
@@ -127,16 +127,16 @@ def _check_execution(execution: Mapping[str, Any]) -> None:
     address = execution.get("address", "auto")
     if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
         raise RecipeError(
-            f"execution.address is {_shown(address)}; expected auto or HOST:PORT of a Ray head"
+            f"execution.address is {shown(address)}; expected auto or HOST:PORT of a Ray head"
         )
 
 
-def _check_out(entry: Any, where: str) -> None:
-    """RecipeError unless the entry's output is a folder below one of this project's."""
+def _check_out(entry: Any, where: str, roots: tuple[str, ...]) -> None:
+    """RecipeError unless the entry's output is a folder below one of `roots`."""
     out = _mapping(entry, where).get("out")
-    parts = out.split("/") if isinstance(out, str) else []
-    if len(parts) < 2 or not all(_NAME.fullmatch(part) for part in parts):
-        raise RecipeError(f"{where}.out is {_shown(out)}; expected a path such as models/NAME")
+    root, *names = out.split("/") if isinstance(out, str) else [""]
+    if root not in roots or not names or not all(_NAME.fullmatch(name) for name in names):
+        raise RecipeError(f"{where}.out is {shown(out)}; expected a path such as {roots[0]}/NAME")
 
 
 def _check_parts(recipe: Mapping[str, Any]) -> None:
@@ -146,7 +146,7 @@ def _check_parts(recipe: Mapping[str, Any]) -> None:
         for key, entry in recipe[group].items()
     ]
     if recipe.get("base") not in made:
-        raise RecipeError(f"recipe.base {_shown(recipe.get('base'))} is the out of no source")
+        raise RecipeError(f"recipe.base {shown(recipe.get('base'))} is the out of no source")
     for part, places in _mapping(recipe.get("parts"), "recipe.parts").items():
         _only(places, {f"d{i}" for i in range(1, PLACES + 1)}, f"recipe.parts.{part}")
         donors = part_donors(recipe, part)
@@ -156,12 +156,12 @@ def _check_parts(recipe: Mapping[str, Any]) -> None:
             where = f"recipe.parts.{part}.{place}"
             if donor.get("path") not in made:
                 raise RecipeError(
-                    f"{where}: {_shown(donor.get('path'))} is the out of no source or lora"
+                    f"{where}: {shown(donor.get('path'))} is the out of no source or lora"
                 )
         names = [donor["name"] for donor in donors.values()]
         for name in names:
             if names.count(name) > 1:
-                raise RecipeError(f"recipe.parts.{part}: donor {_shown(name)} stands in two places")
+                raise RecipeError(f"recipe.parts.{part}: donor {shown(name)} stands in two places")
 
 
 def part_donors(recipe: Mapping[str, Any], part: str) -> dict[str, dict[str, Any]]:
@@ -186,7 +186,7 @@ def part_donors(recipe: Mapping[str, Any], part: str) -> dict[str, dict[str, Any
 def item(section: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     """One entry of a section that a stage was started for."""
     if key not in section:
-        raise RecipeError(f"{where} has no {_shown(key)}; it has {', '.join(section) or 'nothing'}")
+        raise RecipeError(f"{where} has no {shown(key)}; it has {', '.join(section) or 'nothing'}")
     return dict(_mapping(section[key], f"{where}.{key}"))
 
 
@@ -210,21 +210,21 @@ def number(
     if not fits or not (low < value if low_open else low <= value) or value > high:
         bounds = f"{'(' if low_open else '['}{low}, {high}]"
         kind = "a whole number" if whole else "a number"
-        raise RecipeError(f"{where} is {_shown(value)}; expected {kind} in {bounds}")
+        raise RecipeError(f"{where} is {shown(value)}; expected {kind} in {bounds}")
     return value
 
 
 def one_of(value: Any, where: str, allowed: tuple[str, ...]) -> None:
     """RecipeError unless `value` is one of `allowed`."""
     if value not in allowed:
-        raise RecipeError(f"{where} is {_shown(value)}; expected {', '.join(allowed)}")
+        raise RecipeError(f"{where} is {shown(value)}; expected {', '.join(allowed)}")
 
 
 def name_for_shell(name: Any, where: str) -> str:
     """Names reach a shell and paths through `dvc.yaml`: letters, digits, `_`, `.`, `-` only."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise RecipeError(
-            f"{where}: name {_shown(name)} must be 1 to 64 letters, digits, '_', '.', '-' "
+            f"{where}: name {shown(name)} must be 1 to 64 letters, digits, '_', '.', '-' "
             "and must not begin with '.' or '-'"
         )
     return name
@@ -232,7 +232,7 @@ def name_for_shell(name: Any, where: str) -> str:
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{where} is {_shown(value)}; expected a table of entries")
+        raise RecipeError(f"{where} is {shown(value)}; expected a table of entries")
     return dict(value)
 
 
@@ -240,10 +240,11 @@ def _only(section: Any, known: set[str], where: str) -> None:
     for key in _mapping(section, where):
         if key not in known:
             raise RecipeError(
-                f"{where}: unknown key {_shown(key)}; known are {', '.join(sorted(known))}"
+                f"{where}: unknown key {shown(key)}; known are {', '.join(sorted(known))}"
             )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """The value as an error shows it: on one line, of bounded length."""
     # reprlib stops at a depth and a length: anchors in YAML make little text a boundless value.
     return repr(printable(value, 80)) if isinstance(value, str) else printable(reprlib.repr(value))

@@ -27,13 +27,32 @@ CONF = SRC.parent / "conf"
         ("recipe=../../x", "x"),
         ("recipe=nosuch", "nosuch"),
         ("ties.density=abc", "ties.density is 'abc'"),
+        ("ties.lambda=1e39", "ties.lambda is 1e+39"),
+        ("+eval.surprise=1", "eval.surprise"),
+        ("eval.dtype=abc", "eval.dtype"),
+        ("+recipe.parts.p3=${recipe.parts.p1}", "expected p1 and p2"),
+        ("recipe.parts.p1.d2.path=models/addition", "models/addition stands in d1 already"),
+        ("recipe.parts.p1.d1.weight=1e39", "recipe.parts.p1.d1.weight"),
+        ("recipe.loras.lookup.model=models/nosuch", "of no source of kind model"),
+        ("recipe.loras.lookup.adapter=models/base", "of no source of kind adapter"),
+        ("recipe.sources.base.out=src/remerge", "recipe.sources.base.out"),
+        ("recipe.sources.addition.out=models/base", "recipe.sources.addition's as well"),
+        ("quantize_eval.score_base.kind=nosuch", "quantize_eval.score_base.kind"),
+        ("quantize_eval.score_base.reads=models/nosuch", "which nothing makes"),
+        ("report.scores.p1_d7=scores/nosuch", "report.scores.p1_d7"),
     ],
 )
 def test_a_wrong_override_does_not_compose(override: str, says: str) -> None:
     with pytest.raises(RecipeError) as caught:
         composed([override], CONF)
     assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and str(CONF) not in str(caught.value)
+
+
+def test_a_part_whose_donors_all_weigh_nothing_does_not_compose() -> None:
+    overrides = [f"recipe.parts.p1.d{place}.weight=0" for place in (1, 2, 3)]
+    with pytest.raises(RecipeError, match=r"recipe\.parts\.p1: the weights of all donors are 0"):
+        composed(overrides, CONF)
 
 
 @pytest.mark.parametrize(
