@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable
@@ -25,6 +26,8 @@ from remerge.tensors.dtypes import ITEM_SIZE
 #: The reference implementation's own bound on a header.
 HEADER_LIMIT = 100_000_000
 DIMENSIONS_LIMIT = 16
+_NESTING_LIMIT = 64
+_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def _object_without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_text(name: str, where: str) -> None:
-    """CheckpointError for half of a surrogate pair: JSON and pickles can say it, UTF-8 cannot."""
+    """CheckpointError for half of a surrogate pair: a pickle can say it, UTF-8 cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -75,14 +78,47 @@ def check_text(name: str, where: str) -> None:
 def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
     """A JSON object from untrusted bytes, or CheckpointError with `where` in its line."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_object_without_twins)
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object_without_twins,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
+        _check_nesting(value)
+        if _HALF_A_PAIR.search(data):  # an escape may say what UTF-8 cannot
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise CheckpointError(f"{where}: nested too deep to be genuine") from None
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{where}: holds half of a surrogate pair, no Unicode") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
         raise CheckpointError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _finite(text: str) -> float:
+    """Python reads NaN and Infinity, and 1e999 as one; JSON has none and none can be written."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{printable(text, 40)} is not a finite number")
+    return value
+
+
+def _check_nesting(value: Any) -> None:
+    """RecursionError for what another reader, deeper in its own calls, could not take apart."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_NESTING_LIMIT):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise RecursionError
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -125,7 +161,6 @@ def parse_header(header: bytes, path: Path, file_size: int) -> dict[str, TensorI
 
 def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     where = f"{path}: tensor {printable(name)!r}"
-    check_text(name, where)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: expected exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
