@@ -212,6 +212,35 @@ def test_what_is_not_supported_is_refused_by_name(entry: dict[str, Any], says: s
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "twin",
+    [
+        ("lora_A.weight", "lora_A.default.weight"),
+        ("lora_B.weight", "lora_B.default"),
+        ("lora_A.weight", "lora_embedding_A"),
+    ],
+)
+def test_two_tensors_for_one_place_are_refused(tmp_path: Path, twin: tuple[str, str]) -> None:
+    module = "base_model.model.model.embed_tokens"
+    names = ["lora_A.weight", "lora_B.weight"]
+    (tmp_path / "adapter_config.json").write_text(json.dumps(GOOD))
+    tensors = {f"{module}.{name}": torch.ones(4, 4) for name in (*names, *twin)}
+    if "embedding" in twin[1]:
+        tensors[f"{module}.lora_embedding_B"] = torch.ones(4, 4)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"embed_tokens.*more than once"):
+        read_adapter(tmp_path)
+
+
+def test_two_tensors_that_replace_one_weight_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(GOOD | {"modules_to_save": ["head"]}))
+    names = ("head.weight", "head.modules_to_save.default.weight")
+    tensors = {f"base_model.model.{name}": torch.ones(4, 4) for name in names}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"head.*more than once"):
+        read_adapter(tmp_path)
+
+
 @pytest.mark.parametrize("key", ["(a+)+$", "(" * 9, "x" * 300, "a*b*c*d*e", r"(.*\.)*q_proj"])
 def test_a_pattern_that_could_take_for_ever_is_refused(tmp_path: Path, key: str) -> None:
     config = GOOD | {"rank_pattern": {key: 4}}

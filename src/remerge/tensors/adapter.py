@@ -170,21 +170,32 @@ def adapter_from_header(
                 f"{label}: tensor {printable(name)!r} is {info.dtype}, not a float"
             )
         if match:
-            key = (match.group(1), match.group(2) is not None)
-            matrices.setdefault(key, {})[match.group(3)] = info
+            pair = matrices.setdefault((match.group(1), match.group(2) is not None), {})
+            _put(pair, match.group(3), info, match.group(1), label)
         elif _is_saved_module(plain, config):
-            replacements[_module_of(plain) + ".weight"] = info
+            module = _module_of(plain)
+            _put(replacements, f"{module}.weight", info, module, label)
         else:
             raise CheckpointError(
                 f"{label}: tensor {printable(name)!r} is of no known use in a LoRA"
             )
     if not matrices and not replacements:
         raise CheckpointError(f"{label}: {folder} holds no adapter weights")
-    updates = {
-        f"{module}.weight": _update(config, module, embedding, pair, label)
-        for (module, embedding), pair in matrices.items()
-    }
+    updates: dict[str, LowRankUpdate] = {}
+    for (module, embedding), pair in matrices.items():
+        update = _update(config, module, embedding, pair, label)
+        _put(updates, f"{module}.weight", update, module, label)
     return Adapter(label, folder, updates, replacements)
+
+
+def _put(table: dict[str, Any], key: str, value: Any, module: str, label: str) -> None:
+    """table[key] = value. Names of several ages may mean one place, where only one can hold."""
+    if key in table:
+        raise CheckpointError(
+            f"{label}: module {printable(module)!r} is given more than once, under names of "
+            "different versions of peft; keep one"
+        )
+    table[key] = value
 
 
 def _module_of(name: str) -> str:
