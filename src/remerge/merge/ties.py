@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from remerge.errors import CheckpointError, NumericError, RecipeError
+from remerge.errors import NumericError, RecipeError
 from remerge.kernels.blocks import (
     BAD_INPUT,
     DEFAULT_BLOCK,
@@ -227,7 +227,7 @@ def plan_ties(
     dtype        safetensors type of the result (`F16`, `BF16` or `F32`)
     shard_bytes  size limit of an output file
 
-    Raises CheckpointError for models that do not fit, RecipeError for settings out of range.
+    CheckpointError for models that do not fit, RecipeError for settings out of range.
     """
     if not donors:
         raise RecipeError(f"{label}: a merge needs at least one donor")
@@ -239,8 +239,6 @@ def plan_ties(
             raise RecipeError(f"{label}: {name!r} takes part more than once")
     base_tensors, base_notes = weights_only(base)
     require_mergeable(base, base_tensors)
-    if not base_tensors:
-        raise CheckpointError(f"{base.label}: {base.folder} holds no weights")
     fitted = [fit(donor.model, base, base_tensors, donor.vocabulary) for donor in donors]
     notes = [*base_notes, *(note for donor in donors for note in donor.notes)]
     notes += [note for _, donor_notes in fitted for note in donor_notes]

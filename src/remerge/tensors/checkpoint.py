@@ -150,12 +150,17 @@ def raw_bytes(info: TensorInfo) -> np.ndarray:
         return np.empty(0, np.uint8)
     page_start = info.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     with info.path.open("rb") as file:
-        mapping = mmap.mmap(
-            file.fileno(),
-            info.offset + info.nbytes - page_start,
-            access=mmap.ACCESS_READ,
-            offset=page_start,
-        )
+        try:
+            mapping = mmap.mmap(
+                file.fileno(),
+                info.offset + info.nbytes - page_start,
+                access=mmap.ACCESS_READ,
+                offset=page_start,
+            )
+        except ValueError:
+            raise CheckpointError(
+                f"{info.path}: has changed since its header was read; run it again"
+            ) from None
     view = np.frombuffer(mapping, np.uint8, info.nbytes, info.offset - page_start)
     return view if info.offset % ITEM_SIZE[info.dtype] == 0 else view.copy()
 

@@ -53,7 +53,9 @@ def weights_only(model: Checkpoint) -> tuple[dict[str, TensorInfo], list[Note]]:
 
 
 def require_mergeable(model: Checkpoint, tensors: Mapping[str, TensorInfo]) -> None:
-    """CheckpointError unless every tensor is of a type whose values are float32 numbers."""
+    """CheckpointError unless there are tensors, all of types whose values are float32 numbers."""
+    if not tensors:
+        raise CheckpointError(f"{model.label}: {model.folder} holds no weights")
     for name, info in tensors.items():
         if info.dtype not in KERNEL_CODE:
             raise CheckpointError(

@@ -1,0 +1,32 @@
+"""What a folder of weights must be before anything reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from remerge.errors import CheckpointError
+from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
+from remerge.tensors.fitting import require_mergeable
+from tests.merge.families import random_weights, write_model
+
+
+def test_a_file_that_was_cut_after_its_header_was_read_is_named(tmp_path: Path) -> None:
+    model = open_checkpoint(write_model(tmp_path / "m", random_weights(0)))
+    path = model.folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    info = max(model.tensors.values(), key=lambda info: info.offset)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*changed"):
+        raw_bytes(info)
+
+
+def test_a_model_without_weights_is_no_model_to_merge(tmp_path: Path) -> None:
+    model = open_checkpoint(write_model(tmp_path / "m", {}))
+    with pytest.raises(CheckpointError, match=r"m: .*holds no weights"):
+        require_mergeable(model, model.tensors)
+    buffer = {"layers.0.rotary_emb.inv_freq": ("F32", np.ones(2, np.float32))}
+    model = open_checkpoint(write_model(tmp_path / "b", buffer))
+    with pytest.raises(CheckpointError, match=r"b: .*holds no weights"):
+        require_mergeable(model, {})
