@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import gguf
 import numpy as np
 
 from remerge.shards.layout import OutputTensor, index_of, plan_shards
@@ -63,6 +64,23 @@ def save(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index_of(shards)))
     (folder / "config.json").write_text(json.dumps(CONFIG))
     return folder
+
+
+def save_gguf(path: Path, tensors: dict[str, tuple[str, np.ndarray]], tokens: int = 50) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list([f"token {i}" for i in range(tokens)])
+    writer.add_token_scores([float(i) for i in range(tokens)])
+    for name, (dtype, values) in tensors.items():
+        if dtype == "Q8_0":
+            data = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        else:
+            writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def flip_bit(path: Path, position: int, bit: int = 0) -> None:

@@ -13,7 +13,8 @@ import yaml
 
 from remerge import cli
 from remerge.errors import CheckpointError, ToolError
-from remerge.proof.builds import compare_builds, in_pipeline_order
+from remerge.proof.builds import compare_builds
+from remerge.proof.lock import in_pipeline_order
 from remerge.proof.rebuild import described, verify
 from tests.proof.models import flip_bit, llama, save
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from remerge import cli
 from remerge.errors import CheckpointError
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.proof.check import check_folder, repair
+from remerge.proof.digests import identify
 from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import open_checkpoint
-from tests.proof.models import flip_bit, llama, save
+from tests.proof.models import flip_bit, llama, save, save_gguf
 
 
 @pytest.fixture
@@ -93,7 +96,9 @@ def test_a_manifest_that_fits_its_forged_tensors_has_another_id(merged: Path) ->
     manifest["model_id"] = check_folder(merged).model_id
     (merged / "manifest.json").write_text(json.dumps(manifest))
     assert problems(merged) == []
-    assert len(problems(merged, expect=original)) == 1
+    check = check_folder(merged, expect=original)
+    assert check.problems == ()
+    assert check.other == f"is the model {check.model_id}, not {original}"
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b"])
@@ -118,19 +123,125 @@ def test_a_folder_without_a_manifest_cannot_be_checked(tmp_path: Path) -> None:
 
 def test_repair_removes_what_is_linked_with_the_cache(merged: Path, tmp_path: Path) -> None:
     shard = min(merged.glob("model-*"))
+    assert repair(check_folder(merged)) == []
+    flip_bit(shard, 5)
     assert repair(check_folder(merged)) == [f"# fetch {merged} again from where it came"]
     (tmp_path / ".dvc").mkdir()
-    flip_bit(shard, 5)
     assert not any("find" in line for line in repair(check_folder(merged)))
-    os.link(shard, tmp_path / "in the cache")
-    assert f'find -L "$(dvc cache dir)" -samefile {shard} -delete' in repair(check_folder(merged))
+    for path in (shard, merged / "manifest.json"):
+        os.link(path, tmp_path / f"{path.name} in the cache")
+        line = f'find -L "$(dvc cache dir)" -samefile {path} -delete'
+        assert line in repair(check_folder(merged))
+
+
+def test_another_model_is_no_damage(merged: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["check", str(merged), "--expect", "12" * 32]) == 1
+    shown = capsys.readouterr().out
+    assert f"not {'12' * 32}" in shown
+    assert "repair" not in shown
+    assert cli.main(["check", str(merged), "--expect", check_folder(merged).model_id]) == 0
+
+
+def test_a_gguf_is_checked_against_the_id_of_its_tensors(tmp_path: Path) -> None:
+    path = save_gguf(tmp_path / "model.gguf", {"a": llama(1, "F32")["lm_head.weight"]})
+    data = path.read_bytes()
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    content = {"files": {path.name: entry}}
+    identity = identify(path).model_id
+    for more in ({}, {"model_id": identity}):
+        (tmp_path / "manifest.json").write_text(json.dumps(content | more))
+        assert check_folder(tmp_path, expect=identity).as_expected
+        assert check_folder(tmp_path, expect="0" * 64).other
+        assert not check_folder(tmp_path, expect="0" * 64).problems
+    (tmp_path / "manifest.json").write_text(json.dumps(content | {"model_id": "0" * 64}))
+    assert problems(tmp_path) == ["manifest.json names another model id than its tensors have"]
+
+
+@pytest.fixture(scope="module")
+def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a manifest and a score without one, built by the real DVC."""
+    root = tmp_path_factory.mktemp("check") / "project"
+    save(root / "first", llama(1))
+    save(root / "second", llama(2))
+    blend = "remerge gradient first second 0 1 --out merged --scratch scratch --shard-size 10000"
+    score = 'mkdir scores && echo "{}" > scores/scores.json'
+    stages = {
+        "blend": {"cmd": blend, "deps": ["first", "second"], "outs": ["merged"]},
+        "score": {"cmd": score, "outs": ["scores"]},
+    }
+    (root / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    for command in ("dvc init --no-scm", "dvc config cache.type hardlink,copy", "dvc repro"):
+        in_project(root, command)
+    return root
+
+
+def in_project(root: Path, command: str) -> None:
+    variables = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(root.parent / "site"),
+    }
+    done = subprocess.run(
+        command, shell=True, cwd=root, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def replace_in(path: Path, old: bytes, new: bytes) -> None:
+    """Change text in place, as root can: the hard link in the cache changes with it."""
+    data = path.read_bytes()
+    assert old in data
+    assert path.stat().st_nlink > 1
+    path.chmod(0o644)
+    path.write_bytes(data.replace(old, new, 1))
+
+
+DAMAGES = {
+    "another model id": ("merged/manifest.json", b'"model_id": "', b'"model_id": "0'),
+    "another digest": ("merged/manifest.json", b'"sha256": "', b'"sha256": "0'),
+    "another class": ("merged/manifest.json", b'"exact"', b'"stable"'),
+    "no JSON": ("merged/manifest.json", b"{", b"["),
+    "a score": ("scores/scores.json", b"{}", b"[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_has_no_witness_of_its_own_is_held_against_the_lock(
+    dvc_project: Path, damage: str
+) -> None:
+    name, old, new = DAMAGES[damage]
+    path = dvc_project / name
+    right = path.read_bytes()
+    assert check_folder(path.parent).problems == ()
+    replace_in(path, old, new)
+    check = check_folder(path.parent)
+    assert check.damaged == (path.name,)
+    for command in repair(check):
+        in_project(dvc_project, command)
+    assert path.read_bytes() == right
+    assert check_folder(path.parent).problems == ()
+
+
+def test_a_damaged_copy_is_repaired_as_well(dvc_project: Path) -> None:
+    shard = min((dvc_project / "merged").glob("model-*"))
+    right = shard.read_bytes()
+    shard.chmod(0o644)
+    flip_bit(shard, len(right) - 1)  # and the object in the cache with it
+    data = shard.read_bytes()
+    shard.unlink()
+    shard.write_bytes(data)
+    check = check_folder(shard.parent)
+    assert check.damaged == (shard.name,)
+    for command in repair(check):
+        in_project(dvc_project, command)
+    assert shard.read_bytes() == right
 
 
 def test_the_command_says_what_is_damaged_and_how_to_repair_it(
     merged: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert cli.main(["check", str(merged)]) == 0
-    assert "files as in the manifest" in capsys.readouterr().out
+    assert "files as in manifest.json" in capsys.readouterr().out
     flip_bit(merged / "config.json", 3)
     assert cli.main(["check", str(merged)]) == 1
     shown = capsys.readouterr().out.splitlines()

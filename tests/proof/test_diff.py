@@ -16,8 +16,7 @@ from remerge.errors import CheckpointError
 from remerge.kernels import distance
 from remerge.proof import diff
 from remerge.proof.diff import compare, layer_of
-from tests.proof.models import llama, save
-from tests.proof.test_identity import save_gguf
+from tests.proof.models import llama, save, save_gguf
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 HALF = np.arange(1 << 16, dtype="<u2")

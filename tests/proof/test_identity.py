@@ -17,12 +17,11 @@ from remerge import cli
 from remerge.errors import CheckpointError
 from remerge.proof.digests import identify
 from remerge.proof.weights import open_weights, read_bytes
-from remerge.quantize.llama import read_shape
-from remerge.quantize.produce import quantize
+from remerge.quantize import quantize
 from remerge.tensors.checkpoint import open_checkpoint, read_config, read_f32
 from remerge.tensors.ggml_header import read_ggml_header
 from remerge.tensors.gguf_header import read_gguf_header
-from tests.proof.models import flip_bit, llama, save
+from tests.proof.models import flip_bit, llama, save, save_gguf
 
 
 def id_by_definition(tensors: dict[str, tuple[str, np.ndarray]]) -> str:
@@ -35,23 +34,6 @@ def id_by_definition(tensors: dict[str, tuple[str, np.ndarray]]) -> str:
         for name, (dtype, a) in sorted(tensors.items(), key=lambda entry: entry[0].encode())
     ]
     return hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
-
-
-def save_gguf(path: Path, tensors: dict[str, tuple[str, np.ndarray]], tokens: int = 50) -> Path:
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_token_list([f"token {i}" for i in range(tokens)])
-    writer.add_token_scores([float(i) for i in range(tokens)])
-    for name, (dtype, values) in tensors.items():
-        if dtype == "Q8_0":
-            data = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
-            writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        else:
-            writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
@@ -213,9 +195,9 @@ def test_every_container_of_ours_has_an_id(quantized: Path, capsys: pytest.Captu
 def test_a_ggml_file_is_read_as_its_writer_wrote_it(quantized: Path, tmp_path: Path) -> None:
     path = quantized / "ggml_q5_1/model.ggml"
     infos = read_ggml_header(path)
-    shape = read_shape(read_config(EMBEDDED / "sources/sorting"), "")
+    layers = read_config(EMBEDDED / "sources/sorting")["num_hidden_layers"]
     source = open_checkpoint(EMBEDDED / "sources/sorting").tensors
-    assert len(infos) == len(source) == 9 * shape.layers + 3
+    assert len(infos) == len(source) == 9 * layers + 3
     norm = read_f32(source["model.norm.weight"])
     assert read_bytes(infos["norm.weight"]).tobytes() == norm.tobytes()
     last = list(infos.values())[-1]

@@ -10,16 +10,13 @@ the first difference is where to look.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
-
-import yaml
+from pathlib import Path
 
 from remerge.errors import CheckpointError
 from remerge.proof.diff import ModelDifference, compare
 from remerge.proof.digests import sha256_of_ranges, whole
+from remerge.proof.lock import read_lock
 from remerge.tensors.safetensors import regular_file_size
 
 
@@ -63,42 +60,6 @@ class BuildComparison:
     def differing(self) -> tuple[ArtefactComparison, ...]:
         """The artefacts that differ, the one to look at first."""
         return tuple(artefact for artefact in self.artefacts if not artefact.same)
-
-
-def read_lock(root: Path) -> dict[str, dict[str, Any]]:
-    """The stages of `dvc.lock` in the order of the pipeline; CheckpointError if there is none."""
-    path = root / "dvc.lock"
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
-    stages = content.get("stages") if isinstance(content, dict) else None
-    if not isinstance(stages, dict):
-        raise CheckpointError(f"{path}: names no stage; build first (`dvc repro`)")
-    return in_pipeline_order(stages)
-
-
-def in_pipeline_order(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Stages after those that make what they read; by name where that leaves a choice."""
-    maker = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])}
-
-    def needs(name: str) -> set[str]:
-        paths = [PurePosixPath(dep["path"]) for dep in stages[name].get("deps", [])]
-        return {
-            maker[str(place)]
-            for path in paths
-            for place in (path, *path.parents)
-            if str(place) in maker
-        } - {name}
-
-    ordered: dict[str, dict[str, Any]] = {}
-    waiting = {name: needs(name) for name in sorted(stages)}
-    while waiting:
-        ready = [name for name, before in waiting.items() if before <= set(ordered)]
-        for name in ready or list(waiting)[:1]:  # a lock edited into a circle still has an order
-            ordered[name] = dict(stages[name])
-            del waiting[name]
-    return ordered
 
 
 def compare_builds(

@@ -1,25 +1,26 @@
-"""A folder against its own manifest: every tensor, header, config and tokenizer file.
+"""A folder against its manifest and `dvc.lock`: every tensor, header, config and tokenizer file.
 
 >>> check_folder("merged/final").problems
 ()
 
 DVC knows a hard-linked output by its inode, size and time: what root, a failing disk or a careless
 program writes into it changes the cache too, and DVC may go on saying "up to date". Here every byte
-is read. That the manifest itself is the right one is what the model id on the card, or a signature,
-says.
+is read. In a project the manifest itself, and an output that has none, is held against what the
+lock records; elsewhere the model id on the card, or a signature, says that it is the right one.
 """
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.proof.digests import Range, sha256_of_ranges
+from remerge.proof.digests import Range, identify, md5_of_files, sha256_of_ranges
+from remerge.proof.lock import object_name, project_of, recorded_files
 from remerge.tensors.checkpoint import check_file_name, read_json
 from remerge.tensors.dtypes import ITEM_SIZE
 from remerge.tensors.model_id import model_id
@@ -42,13 +43,28 @@ class Problem:
 
 @dataclass(frozen=True)
 class FolderCheck:
-    """What was found. `model_id` is that of the tensors as read, "" for what has none."""
+    """What was found.
+
+    model_id  that of the tensors as read, "" for what has none or is damaged
+    against   what the files were held against: `manifest.json`, `dvc.lock` or both
+    problems  what is damaged
+    other     a line if it is sound but not the model that was expected, else ""
+    objects   MD5 of files by name, where the project's lock records them
+    """
 
     folder: Path
     model_id: str
     files: int
     nbytes: int
+    against: str
     problems: tuple[Problem, ...]
+    other: str = ""
+    objects: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def as_expected(self) -> bool:
+        """Nothing is damaged, and it is the model that was expected, if one was."""
+        return not self.problems and not self.other
 
     @property
     def damaged(self) -> tuple[str, ...]:
@@ -67,19 +83,70 @@ class _Part:
     sha256: str
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What one way of looking at a folder has found."""
+
+    files: int
+    nbytes: int
+    problems: tuple[Problem, ...]
+    model_id: str = ""
+
+
 def check_folder(
     folder: Path | str, threads: int | None = None, expect: str | None = None
 ) -> FolderCheck:
-    """Read every byte that the folder's manifest speaks of; CheckpointError if it has no manifest.
+    """Read every byte of the folder; CheckpointError if nothing says what it should be.
 
     `expect` is the model id that the folder should have, from a card or a signed statement.
     """
     folder = Path(folder)
-    manifest = folder / MANIFEST
-    if not manifest.exists():
+    manifest, recorded = folder / MANIFEST, recorded_files(folder)
+    if recorded is None and not manifest.exists():
         raise CheckpointError(
-            f"{folder}: has no {MANIFEST}, so there is nothing to check it against"
+            f"{folder}: has no {MANIFEST}, and neither dvc.lock nor the cache says what its files "
+            "should be: there is nothing to check it against"
         )
+    if recorded is None:
+        against, found = MANIFEST, _by_manifest(folder, threads)
+    elif MANIFEST in recorded and manifest.is_file() and _is_recorded(manifest, recorded):
+        # The manifest is the right one, so it can say which tensor is not.
+        against, found = f"dvc.lock and {MANIFEST}", _by_manifest(folder, threads)
+    else:
+        against, found = "dvc.lock", _by_lock(folder, recorded, threads)
+    identity, other = found.model_id, ""
+    if expect is not None and not found.problems:
+        identity = identity or identify(folder, threads).model_id
+        if identity != expect.strip().lower():
+            other = f"is the model {identity}, not {printable(expect)}"
+    return FolderCheck(
+        folder, identity, found.files, found.nbytes, against, found.problems, other, recorded or {}
+    )
+
+
+def _is_recorded(path: Path, recorded: Mapping[str, str]) -> bool:
+    return md5_of_files([path], 1) == [recorded.get(path.name)]
+
+
+def _by_lock(folder: Path, recorded: Mapping[str, str], threads: int | None) -> _Found:
+    """Every file against the lock, by MD5."""
+    present = sorted(name for name in recorded if (folder / name).is_file())
+    digests = md5_of_files([folder / name for name in present], threads, f"check {folder.name}")
+    problems = [Problem(name, "", "is missing") for name in sorted(recorded.keys() - set(present))]
+    problems += [
+        Problem(name, "", "has changed: it is not what dvc.lock records")
+        for name, digest in zip(present, digests, strict=True)
+        if digest != recorded[name]
+    ]
+    strays = _strays(folder, recorded)
+    problems += [Problem(name, "", "is not what dvc.lock records") for name in strays]
+    nbytes = sum((folder / name).stat().st_size for name in present)
+    return _Found(len(recorded), nbytes, tuple(problems))
+
+
+def _by_manifest(folder: Path, threads: int | None) -> _Found:
+    """Every file, and every tensor where the manifest names them, by SHA-256."""
+    manifest = folder / MANIFEST
     content = read_json(manifest)
     files, tensors = content.get("files"), content.get("tensors") or {}
     if not isinstance(files, dict) or not isinstance(tensors, dict):
@@ -93,7 +160,8 @@ def check_folder(
             raise CheckpointError(
                 f"{manifest}: its entry {printable(name)!r} is malformed"
             ) from None
-    problems += [Problem(name, "", "is not in the manifest") for name in _strays(folder, files)]
+    strays = _strays(folder, {*files, MANIFEST})
+    problems += [Problem(name, "", "is not in the manifest") for name in strays]
     digests = sha256_of_ranges([p.span for p in parts], threads, f"check {folder.name}")
     problems += [
         Problem(part.file, part.tensor, part.what)
@@ -102,12 +170,14 @@ def check_folder(
     ]
     found = {p.tensor: digest for p, digest in zip(parts, digests, strict=True) if p.tensor}
     identity = _identity(tensors, found)
-    if identity and identity != content.get("model_id") and not problems:
-        problems.append(Problem(MANIFEST, "", "names another model id than its tensors have"))
-    if expect is not None and identity != expect.strip().lower():
-        problems.append(Problem(MANIFEST, "", f"is of model {identity or '?'}, expected {expect}"))
+    if "model_id" in content and not problems:
+        # Files that are known as a whole (a GGUF) are read once more, for their tensors.
+        identity = identity or identify(folder, threads).model_id
+        if identity != content["model_id"]:
+            text = "names another model id than its tensors have"
+            problems.append(Problem(MANIFEST, "", text))
     nbytes = sum(part.span.nbytes for part in parts)
-    return FolderCheck(folder, identity, len(files), nbytes, tuple(problems))
+    return _Found(len(files), nbytes, tuple(problems), identity)
 
 
 def _parts(
@@ -145,9 +215,9 @@ def _parts(
     return parts
 
 
-def _strays(folder: Path, files: Mapping[str, Any]) -> list[str]:
+def _strays(folder: Path, files: Iterable[str]) -> list[str]:
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
-    return sorted(present - set(files) - {MANIFEST})
+    return sorted(present - set(files))
 
 
 def _identity(tensors: Mapping[str, Mapping[str, Any]], found: Mapping[str, str]) -> str:
@@ -157,20 +227,28 @@ def _identity(tensors: Mapping[str, Mapping[str, Any]], found: Mapping[str, str]
 
 
 def repair(check: FolderCheck) -> list[str]:
-    """Shell commands that bring a damaged folder back, in order.
+    """Shell commands that bring a damaged folder back, in order; none for a folder that is sound.
 
     A damaged file that is linked with the cache is damaged there as well, so both must go; then a
     remote has the right bytes, or the stage makes them again.
     """
     folder = check.folder
     quoted = shlex.quote(str(folder))
-    if not any((parent / ".dvc").is_dir() for parent in folder.resolve().parents):
+    if not check.problems:
+        return []
+    if project_of(folder) is None:
         return [f"# fetch {quoted} again from where it came"]
-    damaged = [folder / name for name in check.damaged if name != MANIFEST]
-    linked = [path for path in damaged if path.is_file() and _linked(path)]
-    commands = [
-        f'find -L "$(dvc cache dir)" -samefile {shlex.quote(str(path))} -delete' for path in linked
-    ]
+    # The manifest always: it may be what is damaged, and nothing else says so where no lock does.
+    suspects = dict.fromkeys((*check.damaged, MANIFEST))
+    commands = []
+    for name in suspects:
+        path = folder / name
+        if name in check.objects and (name != MANIFEST or MANIFEST in check.damaged):
+            commands.append(f'rm -f "$(dvc cache dir)"/{object_name(check.objects[name])}')
+        elif name not in check.objects and path.is_file() and _linked(path):
+            commands.append(
+                f'find -L "$(dvc cache dir)" -samefile {shlex.quote(str(path))} -delete'
+            )
     commands.append(f"rm -r {quoted}")
     # Not with --allow-missing: that takes a missing output for finished.
     commands.append(f"dvc pull {quoted} || dvc repro")

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remerge.errors import ToolError
-from remerge.proof.builds import ArtefactComparison, BuildComparison, compare_builds, read_lock
+from remerge.proof.builds import ArtefactComparison, BuildComparison, compare_builds
+from remerge.proof.lock import read_lock
 from remerge.proof.surroundings import Surroundings, plain_machine, strange_machine
 
 Report = Callable[[str], None]
