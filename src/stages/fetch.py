@@ -32,7 +32,7 @@ def fetch(name: str) -> None:
         if source.kind == "adapter":
             take_in_adapter(files, out, scratch=SCRATCH)
         elif source.kind == "dataset":
-            take_in_dataset(files, out)
+            take_in_dataset(files, out, scratch=SCRATCH)
         else:
             take_in_model(
                 files,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import shutil
 import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from remerge.errors import SourceError
 from remerge.sources.files import Delivery, open_files
+from remerge.sources.hub_files import HubFiles
 from tests.sources.conftest import HURRY, Pinned
 from tests.sources.hub_server import Cut, HubServer, Other, Shorter, Status, Whole
 
@@ -26,7 +32,14 @@ def fetched(hub: HubServer, pinned: Pinned, tmp_path: Path, delivery: Delivery =
     with open_files(
         source, root=tmp_path, scratch=tmp_path / "scratch", delivery=delivery
     ) as files:
-        return files.take("weights.bin").read_bytes()
+        content = files.take("weights.bin").read_bytes()
+        files.release("weights.bin")
+        return content
+
+
+def place(tmp_path: Path) -> Path:
+    """Where `weights.bin` of `some/model` waits to be taken."""
+    return tmp_path / "scratch" / "downloads" / f"model-{DIGEST[:16]}"
 
 
 def left_behind(tmp_path: Path) -> list[str]:
@@ -68,10 +81,101 @@ def test_a_later_process_goes_on_from_where_an_earlier_one_ended(
 def test_a_damaged_beginning_is_replaced_once(
     hub: HubServer, pinned: Pinned, tmp_path: Path
 ) -> None:
-    partial = tmp_path / "scratch" / "downloads" / DIGEST[:16] / ".weights.bin.partial"
+    partial = place(tmp_path) / ".weights.bin.partial"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(bytes(1_000_000))
     assert fetched(hub, pinned, tmp_path) == CONTENT
+
+
+def test_a_finished_file_that_was_damaged_since_is_fetched_again(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    place(tmp_path).mkdir(parents=True)
+    (place(tmp_path) / "weights.bin").write_bytes(bytes(len(CONTENT)))
+    assert fetched(hub, pinned, tmp_path) == CONTENT
+
+
+def test_who_waited_for_a_file_that_is_gone_again_fetches_it(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    """Another process fetches the file, uses it up and removes it while we wait for the lock."""
+    partial = place(tmp_path) / ".weights.bin.partial"
+    partial.parent.mkdir(parents=True)
+    with partial.open("w+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(fetched, hub, pinned, tmp_path)
+            time.sleep(0.5)
+            assert not waiting.done()
+            other.write(CONTENT)
+            other.flush()
+            shutil.rmtree(partial.parent)
+            fcntl.flock(other, fcntl.LOCK_UN)
+            assert waiting.result(30) == CONTENT
+
+
+def test_a_file_that_comes_as_the_wait_for_it_ends_is_taken(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    class Late(Future[Path]):
+        """Done between the time-out and the question whether it is done."""
+
+        def result(self, timeout: float | None = None) -> Path:
+            if timeout is not None and not self.done():
+                self.set_result(tmp_path)
+                raise TimeoutError
+            return super().result(timeout)
+
+    source = pinned(hub.add("some/model", FILES))
+    with HubFiles(source, tmp_path / "scratch", HURRY) as files:
+        files._wanted["weights.bin"] = Late()
+        assert files.take("weights.bin") == tmp_path
+
+
+def test_two_sources_that_share_a_file_do_not_take_it_from_each_other(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    ours, theirs = (pinned(hub.add(f"some/{name}", FILES)) for name in ("ours", "theirs"))
+    opened = partial(open_files, root=tmp_path, scratch=tmp_path / "scratch", delivery=HURRY)
+    with opened(ours) as mine:
+        config, weights = mine.all(["config.json"])["config.json"], mine.take("weights.bin")
+        with opened(ours) as again:
+            again.all(["config.json"])
+        with opened(theirs) as others:
+            others.all(["config.json"])
+            others.take("weights.bin")
+            others.release("weights.bin")
+        assert config.read_bytes() == FILES["config.json"]
+        assert weights.read_bytes() == CONTENT
+
+
+def test_no_more_files_come_at_a_time_than_asked_for(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    names = [f"part{i}.bin" for i in range(6)]
+    source = pinned(hub.add("some/model", dict.fromkeys(names, CONTENT)))
+    delivery = Delivery(workers=1, patience=HURRY.patience)
+    stop, most = threading.Event(), 0
+
+    def watch() -> None:
+        nonlocal most
+        while not stop.wait(0.001):
+            most = max(most, len(list((tmp_path / "scratch").rglob(".*.partial"))))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with (
+            open_files(
+                source, root=tmp_path, scratch=tmp_path / "scratch", delivery=delivery
+            ) as files,
+            ThreadPoolExecutor(6) as pool,
+        ):
+            assert len(list(pool.map(files.take, names))) == 6
+    finally:
+        stop.set()
+        watcher.join()
+    assert most == 1
 
 
 def test_a_server_that_ignores_ranges_is_started_over(
@@ -195,7 +299,7 @@ def test_a_file_in_the_hubs_cache_that_differs_is_refused(
     fetched(hub, pinned, tmp_path, keep)
     (kept,) = (tmp_path / "hub-cache").rglob(f"blobs/{DIGEST}")
     kept.write_bytes(bytes(len(CONTENT)))
-    with pytest.raises(SourceError, match=f"hub's cache.*pinned is {DIGEST}"):
+    with pytest.raises(SourceError, match=f"hub's cache.*pinned is {DIGEST}; remove it"):
         fetched(hub, pinned, tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -22,12 +23,12 @@ from remerge.sources.intake import (
     take_in_model,
     tensor_table,
 )
-from remerge.sources.pinned import Source
+from remerge.sources.pinned import Source, parse_source
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
 from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import TensorInfo
 from tests.sources.conftest import HURRY, Pinned
-from tests.sources.hub_server import HubServer, Other, Status
+from tests.sources.hub_server import HubServer, Other, Status, sha256_of
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "embedded" / "sources"
 MODELS = ("base", "addition", "sorting", "lookup", "brackets", "counting", "dates")
@@ -40,8 +41,6 @@ def digests(folder: Path) -> dict[str, str]:
 
 def local(name: str, **entry: object) -> Source:
     """The embedded source as the recipe has it: every file but strays, in its folder."""
-    from remerge.sources.pinned import parse_source
-
     files = {
         p.name: {"sha256": hashlib.sha256(p.read_bytes()).hexdigest(), "size": p.stat().st_size}
         for p in sorted((EMBEDDED / name).iterdir())
@@ -213,9 +212,48 @@ def test_a_data_set_keeps_its_folders(hub: HubServer, pinned: Pinned, tmp_path: 
     repo = hub.add("some/data", {"data/test.parquet": b"rows", "README.md": b"about"})
     source = pinned(repo, kind="dataset")
     with open_files(source, root=tmp_path, scratch=tmp_path / "s", delivery=HURRY) as files:
-        take_in_dataset(files, tmp_path / "out")
+        take_in_dataset(files, tmp_path / "out", scratch=tmp_path / "s")
     assert (tmp_path / "out" / "data" / "test.parquet").read_bytes() == b"rows"
     assert all(r.path.startswith("/datasets/") for r in hub.requests)
+
+
+def test_an_interrupted_data_set_asks_only_for_what_it_lacks(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    source = pinned(hub.add("some/data", {"a/x.parquet": b"1", "b/y.parquet": b"2"}), "dataset")
+
+    def attempt() -> None:
+        scratch = tmp_path / "s"
+        with open_files(source, root=tmp_path, scratch=scratch, delivery=HURRY) as files:
+            take_in_dataset(files, tmp_path / "out", scratch=scratch)
+
+    hub.fail("y.parquet", Status(403))
+    with pytest.raises(SourceError, match="answers 403"):
+        attempt()
+    assert not (tmp_path / "out").exists()
+    hub.requests.clear()
+    attempt()
+    assert not hub.bytes_of("x.parquet")
+    assert sorted(digests(tmp_path / "out" / "a") | digests(tmp_path / "out" / "b")) == [
+        "x.parquet",
+        "y.parquet",
+    ]
+
+
+def test_a_header_is_read_without_hashing_its_file_and_using_the_file_verifies_it(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sorting"
+    shutil.copytree(EMBEDDED / "sorting", folder)
+    weights = folder / "model.safetensors"
+    pins = {"model.safetensors": {"sha256": sha256_of(weights), "size": weights.stat().st_size}}
+    source = parse_source("s", {"kind": "model", "path": "sorting", "files": pins})
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with open_files(source, root=tmp_path, scratch=tmp_path / "s") as files:
+        assert files.header("model.safetensors")
+        with pytest.raises(SourceError, match="has SHA-256"):
+            files.take("model.safetensors")
 
 
 def test_wrong_bytes_never_reach_a_checkpoint(

@@ -49,7 +49,6 @@ def adopt(downloaded: Path, file: RepoFile, where: str) -> Path:
         blob = folder / "blobs" / etag
         blob.parent.mkdir(parents=True, exist_ok=True)
         downloaded.replace(blob)
-        downloaded.parent.rmdir()
         return Path(
             hf_hub_download(
                 file.repo,

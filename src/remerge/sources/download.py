@@ -12,14 +12,15 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import httpx
 
-from remerge.errors import SourceError
+from remerge.errors import RemergeError, SourceError
 from remerge.sources.hub import (
     HubError,
     Patience,
@@ -33,6 +34,7 @@ from remerge.sources.hub import (
 from remerge.sources.pinned import PinnedFile, verify_file
 
 _CHUNK = 1 << 20
+_BEAT_S = 0.2
 _RANGE_NOT_SATISFIABLE = 416
 
 
@@ -88,15 +90,17 @@ def download(
     SourceError too when the hub refuses, or fails `patience.attempts` times without a new byte.
     """
     cancelled = cancelled or threading.Event()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with partial.open("a+b") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)  # another process may want the same file
+    partial = _partial(target)
+    with _locked(partial, cancelled) as opened:
         if target.exists():
-            partial.unlink(missing_ok=True)
-            verify_file(target, pin, where)
-            advance(pin.size)
-            return
+            try:
+                verify_file(target, pin, where)
+            except RemergeError:
+                target.unlink()  # damaged since it came: once more
+            else:
+                partial.unlink()
+                advance(pin.size)
+                return
         received = _Received(opened)
         received.recover(pin.size)
         advance(received.size)
@@ -123,6 +127,48 @@ def download(
                 partial.unlink(missing_ok=True)
 
 
+def received_bytes(target: Path) -> int:
+    """How much of a file that is or will be at `target` is here."""
+    for path in (target, _partial(target)):
+        if path.exists():
+            return path.stat().st_size
+    return 0
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+@contextmanager
+def _locked(path: Path, cancelled: threading.Event) -> Iterator[BinaryIO]:
+    """`path`, open for reading and appending, for this process alone.
+
+    Another process may want the same file. When it lets go, what it held may have been renamed or
+    removed: the lock counts only on what the path names then.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            opened = path.open("a+b")
+        except FileNotFoundError:
+            continue  # the folder went since
+        with opened:
+            while True:
+                try:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if cancelled.wait(_BEAT_S):
+                        raise Cancelled from None
+            try:
+                same = os.path.samestat(os.fstat(opened.fileno()), path.stat())
+            except FileNotFoundError:
+                continue
+            if same:
+                yield opened
+                return
+
+
 def _receive(
     file: RepoFile,
     pin: PinnedFile,
@@ -136,12 +182,12 @@ def _receive(
     failures, furthest = 0, received.size
     while received.size < pin.size:
         asked_s = 0.0
-        reason = f"ended after {received.size} of {pin.size} bytes"
         try:
             _stream(file, pin, received, where, advance, cancelled)
             reason = f"ended after {received.size} of {pin.size} bytes"
         except HubError as error:
             if status_of(error) == _RANGE_NOT_SATISFIABLE and received.size:
+                reason = "answered 416 to what is here"
                 advance(-received.size)
                 received.restart()
             elif not is_transient(error):

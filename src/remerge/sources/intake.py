@@ -9,6 +9,7 @@ in `.safetensors`: repositories of 2023 carry quantised strays beside their real
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 from collections import Counter
@@ -19,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from remerge.atomic import open_atomic
-from remerge.disk import require_space
-from remerge.errors import CheckpointError, SourceError, printable
+from remerge.atomic import json_text, open_atomic
+from remerge.disk import disk_errors, require_spaces
+from remerge.errors import CheckpointError, RemergeError, SourceError, printable
 from remerge.shards.artefact import TOKENIZER_FILES, build, publish_folder, resume_key
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import state_dict_order
 from remerge.shards.units import CHUNK, Emit, record_path
 from remerge.sources.files import SourceFiles
-from remerge.sources.pinned import Source
+from remerge.sources.pinned import PinnedFile, Source, verify_file
 from remerge.tensors.adapter import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -100,9 +101,15 @@ class Supply:
         names = [self._table[tensor.name][0] for tensor in tensors]
         self._left = Counter(names)
         files = list(dict.fromkeys(names))
-        needed = sum(tensor.nbytes for tensor in tensors) + self._files.temporary_bytes(files)
-        require_space(Path(scratch), needed, plan.label)
+        room = self._files.space_for(files, self._files_together(plan))
+        written = sum(tensor.nbytes for tensor in tensors)
+        require_spaces([(Path(scratch), written), room], plan.label)
         self._files.expect(files)
+
+    def _files_together(self, plan: IntakePlan) -> int:
+        """How many files two neighbouring shards read: threads may be at work on both."""
+        read = [{self._table[tensor.name][0] for tensor in shard.tensors} for shard in plan.shards]
+        return max(len(a | b) for a, b in zip(read, [*read[1:], set()], strict=True))
 
     def open(self, tensor: str, beat: Callable[[], None]) -> Found:
         """The tensor in its file, which is awaited."""
@@ -282,12 +289,36 @@ def take_in_adapter(files: SourceFiles, out: Path | str, *, scratch: Path | str)
     )
 
 
-def take_in_dataset(files: SourceFiles, out: Path | str) -> None:
-    """Copy the files of a data set, which may lie in folders, to `out`."""
-    out = Path(out)
-    staging = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    for name, path in files.all(files.source.files).items():
-        with path.open("rb") as reader, open_atomic(staging / name) as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
-    publish_folder(staging, out)
+def take_in_dataset(files: SourceFiles, out: Path | str, *, scratch: Path | str) -> None:
+    """Copy the files of a data set, which may lie in folders, to `out`.
+
+    Files that an interrupted attempt has copied wait in `scratch` and are not fetched again.
+    """
+    out, source = Path(out), files.source
+    label = f"fetch {source.name}"
+    pins = [[name, pin.sha256] for name, pin in sorted(source.files.items())]
+    key = hashlib.sha256(json_text(["dataset", source.name, pins]).encode()).hexdigest()[:32]
+    work = Path(scratch) / key
+    for leftover in [path for path in work.rglob(".*.partial") if path.is_file()]:
+        leftover.unlink()
+    names = [n for n, pin in source.files.items() if not _is_sound(work / n, pin)]
+    sizes = sum(source.files[name].size for name in names)
+    require_spaces([(work, sizes), files.space_for(names)], label)
+    files.expect(names)
+    with disk_errors(label, work):
+        for name in names:
+            path = files.take(name)
+            with path.open("rb") as reader, open_atomic(work / name) as writer:
+                shutil.copyfileobj(reader, writer, 1 << 20)
+            files.release(name)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        publish_folder(work, out)
+
+
+def _is_sound(path: Path, pin: PinnedFile) -> bool:
+    """Whether a file that an earlier attempt left is the pinned one."""
+    try:
+        verify_file(path, pin, "")
+    except (RemergeError, OSError):
+        return False
+    return True

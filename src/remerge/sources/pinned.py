@@ -215,9 +215,17 @@ def verify_file(path: Path, pin: PinnedFile, where: str) -> None:
 
 
 def local_files(source: Source, root: Path) -> dict[str, Path]:
-    """The files of a source that is a folder under `root`, each verified.
+    """The files of a source that is a folder under `root`, each verified."""
+    found = local_paths(source, root)
+    for name, path in found.items():
+        verify_file(path, source.files[name], f"source {source.name!r}")
+    return found
 
-    SourceError for a missing file, a link that leads out of the folder, or a wrong digest.
+
+def local_paths(source: Source, root: Path) -> dict[str, Path]:
+    """The files of a source that is a folder under `root`, none of them verified as yet.
+
+    SourceError for a missing file, or a link that leads out of the folder.
     """
     where = f"source {source.name!r}"
     root = root.resolve()
@@ -225,12 +233,11 @@ def local_files(source: Source, root: Path) -> dict[str, Path]:
     if not folder.is_relative_to(root):
         raise SourceError(f"{where}: path {printable(source.path)!r} leads out of the project")
     found = {}
-    for name, pin in source.files.items():
+    for name in source.files:
         path = folder / name
         if not path.exists():
             raise SourceError(f"{where}: {path} is missing")
         if not path.resolve().is_relative_to(folder):
             raise SourceError(f"{where}: {path} is a link out of its folder; refused")
-        verify_file(path, pin, where)
         found[name] = path
     return found

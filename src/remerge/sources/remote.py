@@ -56,7 +56,8 @@ def read_range(file: RepoFile, start: int, stop: int, patience: Patience) -> byt
 
 def _read_range(file: RepoFile, start: int, stop: int) -> bytes:
     with get(file, f"{start}-{stop - 1}") as response:
-        if response.status_code != httpx.codes.PARTIAL_CONTENT:
+        whole = start == 0 and response.headers.get("Content-Length") == str(stop)
+        if response.status_code != httpx.codes.PARTIAL_CONTENT and not whole:
             raise RangesUnsupported
         received = bytearray()
         for block in response.iter_bytes():
@@ -94,7 +95,8 @@ def _pickle_header(
             try:
                 records = _records(Path(holes.name), path)
                 break
-            except zipfile.BadZipFile as error:
+            # A stranger's archive may ask for what the library does not know.
+            except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
                 if tail == 0 or size - tail > _SMALL_RECORD:
                     raise CheckpointError(
                         f"{path}: not a torch archive ({error}); it is damaged, or was saved "

@@ -1,0 +1,198 @@
+"""Files of a hub's repository at its pinned commit; see `files`, whose `open_files` makes these.
+
+Small files lie in a folder of this process alone and go with it. Large ones lie where a later
+process finds them: an interrupted download goes on, and only `release` ends it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from remerge.disk import disk_errors
+from remerge.errors import CheckpointError, SourceError
+from remerge.progress import Bar, track
+from remerge.sources import cache
+from remerge.sources.download import download, received_bytes
+from remerge.sources.files import Delivery, read_tensor_table
+from remerge.sources.hub import Patience, RepoFile, repo_type, shown_endpoint
+from remerge.sources.pinned import Source, verify_file
+from remerge.sources.remote import RangesUnsupported, remote_header
+from remerge.tensors.safetensors import TensorInfo
+
+#: How often a waiting thread looks whether its work still stands.
+_BEAT_S = 0.2
+_WORTH_A_BAR = 10_000_000
+
+
+class HubFiles:
+    """Files of a repository at its pinned commit."""
+
+    def __init__(self, source: Source, folder: Path, delivery: Delivery) -> None:
+        self.source = source
+        self._where = f"source {source.name!r}"
+        self._delivery = delivery
+        self._patience = delivery.patience or Patience()
+        self._folder = cache.staging() if delivery.keep else folder
+        self._cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(delivery.workers)
+        self._queue: list[str] = []
+        self._wanted: dict[str, Future[Path]] = {}
+        self._ending = ExitStack()
+        self._own: Path | None = None
+        self._shown: dict[str, Bar] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cancelled.set()
+        self._pool.shutdown(cancel_futures=True)
+        self._ending.close()
+        self._own = None
+
+    def all(self, names: Iterable[str]) -> dict[str, Path]:
+        """See SourceFiles."""
+        names = list(names)
+        self._show(names)
+        own = self._own_folder()
+        futures = [self._pool.submit(self._bring, name, own / name) for name in names]
+        try:
+            return {n: f.result() for n, f in zip(names, futures, strict=True)}
+        except BaseException:
+            self._cancelled.set()
+            raise
+
+    def header(self, name: str) -> dict[str, TensorInfo]:
+        """See SourceFiles. SourceError where the server cannot send a part of a file."""
+        pin, remote = self.source.files[name], self._remote(name)
+        for here in (cache.find(remote), self._path(name)):
+            if here is not None and here.is_file() and here.stat().st_size == pin.size:
+                try:
+                    return read_tensor_table(here, name)
+                except CheckpointError:
+                    continue  # whoever takes it is told, or gets another
+        try:
+            with disk_errors(f"{self._where}: {name}", self._folder):
+                return remote_header(remote, pin.size, self._folder, self._where, self._patience)
+        except RangesUnsupported:
+            raise SourceError(
+                f"{self._where}: {shown_endpoint()} sends {remote.where} as a whole only, so that "
+                "nothing of it can be checked before gigabytes move and no download can be resumed;"
+                " set HF_ENDPOINT to a hub or mirror that answers range requests"
+            ) from None
+
+    def expect(self, names: Sequence[str]) -> None:
+        """See SourceFiles. What was left of files that this source lists no more goes first."""
+        known = {self._path(name).parent for name in self.source.files}
+        for left in self._folder.glob(f"{self.source.name}-*"):
+            key = left.name.removeprefix(f"{self.source.name}-")
+            if left not in known and re.fullmatch("[0-9a-f]{16}", key):
+                shutil.rmtree(left, ignore_errors=True)
+        self._show(names)
+        with self._lock:
+            self._queue = [name for name in names if name not in self._wanted]
+        self._start_next()
+
+    def take(self, name: str, beat: Callable[[], None] = lambda: None) -> Path:
+        """See SourceFiles. A file that is needed now does not wait until another is released."""
+        with self._lock:
+            future = self._start(name)
+        while True:
+            try:
+                return future.result(_BEAT_S)
+            except NotYet:
+                if future.done():  # it came just now, or ended with an error of its own
+                    return future.result()
+                beat()
+
+    def release(self, name: str) -> None:
+        """See SourceFiles. Files of the hub's own cache stay."""
+        with self._lock:
+            self._wanted.pop(name, None)
+        shutil.rmtree(self._path(name).parent, ignore_errors=True)
+        self._start_next()
+
+    def space_for(self, names: Sequence[str], together: int = 1) -> tuple[Path, int]:
+        """See SourceFiles. What is here already, in part or in the hub's cache, needs no room."""
+        still = sorted(self._still_to_come(name) for name in names)
+        if self._delivery.keep:
+            return self._folder, sum(still)
+        return self._folder, sum(still[-max(together, self._delivery.workers) :])
+
+    def _still_to_come(self, name: str) -> int:
+        if cache.find(self._remote(name)) is not None:
+            return 0
+        return max(0, self.source.files[name].size - received_bytes(self._path(name)))
+
+    def _start_next(self) -> None:
+        with self._lock:
+            while self._queue and len(self._wanted) < self._delivery.workers:
+                self._start(self._queue[0])
+
+    def _start(self, name: str) -> Future[Path]:
+        if name in self._queue:
+            self._queue.remove(name)
+        if name not in self._wanted:
+            self._wanted[name] = self._pool.submit(self._bring, name, self._path(name))
+        return self._wanted[name]
+
+    def _bring(self, name: str, target: Path) -> Path:
+        pin, remote = self.source.files[name], self._remote(name)
+        advance = self._shown[name].advance if name in self._shown else lambda _: None
+        with disk_errors(f"{self._where}: {name}", target.parent):
+            cached = cache.find(remote)
+            if cached is not None:
+                try:
+                    verify_file(cached, pin, f"{self._where}: the hub's cache")
+                except SourceError as error:
+                    raise SourceError(f"{error}; remove it, and it is fetched again") from None
+                advance(pin.size)
+                return cached
+            download(
+                remote,
+                pin,
+                target,
+                where=self._where,
+                patience=self._patience,
+                advance=advance,
+                cancelled=self._cancelled,
+            )
+            return cache.adopt(target, remote, self._where) if self._delivery.keep else target
+
+    def _remote(self, name: str) -> RepoFile:
+        source = self.source
+        path = f"{source.subfolder}/{name}" if source.subfolder else name
+        return RepoFile(source.repo, repo_type(source.kind), source.revision, path)
+
+    def _path(self, name: str) -> Path:
+        """Where a large file waits to be taken: each source has places of its own."""
+        key = f"{self.source.name}-{self.source.files[name].sha256[:16]}"
+        return self._folder / key / Path(name).name
+
+    def _own_folder(self) -> Path:
+        """For small files, until this source is closed."""
+        if self._own is None:
+            with disk_errors(self._where, self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                made = tempfile.TemporaryDirectory(
+                    dir=self._folder, prefix="small-", ignore_cleanup_errors=True
+                )
+            self._own = Path(self._ending.enter_context(made))
+        return self._own
+
+    def _show(self, names: Sequence[str]) -> None:
+        """One bar for files that take a while."""
+        total = sum(self.source.files[name].size for name in names)
+        if total >= _WORTH_A_BAR:
+            bar = self._ending.enter_context(track(total, f"download {self.source.name}"))
+            self._shown |= dict.fromkeys(names, bar)
