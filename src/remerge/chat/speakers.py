@@ -10,15 +10,23 @@ a network.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from remerge.errors import CheckpointError, ToolError, printable
+from remerge.errors import CheckpointError, ToolError
+from remerge.evaluate.runtimes import (
+    in_a_line,
+    legacy_tokens,
+    open_ctransformers,
+    open_llama_cpp,
+)
 
 _GGUF, _GGML = b"GGUF", b"tjgg"
 
@@ -100,7 +108,9 @@ class Transformers:
             with redirect_stderr(io.StringIO()):
                 self._load(folder)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-            raise ToolError(f"{folder}: transformers does not load it ({_line(error)})") from None
+            raise ToolError(
+                f"{folder}: transformers does not load it ({in_a_line(error)})"
+            ) from None
         self._context = int(getattr(self._model.config, "max_position_embeddings", 2048))
 
     def _load(self, folder: Path) -> None:
@@ -176,26 +186,11 @@ class LlamaCpp:
     """A GGUF file in llama.cpp, through `xllamacpp`."""
 
     def __init__(self, path: Path, context: int, threads: int) -> None:
-        try:
-            import xllamacpp
-        except ImportError:
-            raise _missing("xllamacpp") from None
-        settings = xllamacpp.CommonParams()
-        settings.model.path = str(path)
-        settings.n_ctx = self._context = context
-        settings.n_parallel = 1
-        settings.n_gpu_layers = 0
-        settings.warmup = False
-        settings.verbosity = -1
-        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
-        try:
-            self._server: Any = xllamacpp.Server(settings)
-        except (RuntimeError, ValueError) as error:
-            raise ToolError(f"{path}: llama.cpp does not load it ({_line(error)})") from None
+        self._server = open_llama_cpp(path, context=context, threads=threads)
 
     def fits(self, prompt: str, tokens: int) -> bool:
-        """An estimate, three bytes a token: the runtime tells nothing before it is asked."""
-        return len(prompt.encode()) // 3 + tokens <= self._context
+        """See `Speaker`; the context is at most what the file was trained for."""
+        return len(self._server.tokenize(prompt, special=True)) + tokens <= self._server.context
 
     def say(self, prompt: str, settings: Settings, emit: Emit) -> None:
         """See `Speaker`."""
@@ -215,51 +210,46 @@ class LlamaCpp:
             "stop": list(settings.stop),
             "stream": True,
         }
-        self._server.handle_completions(request, take)
+        self._server.complete(request, take)
         if failed:
-            raise ToolError(f"llama.cpp: {_line(failed[0])}")
+            raise ToolError(f"llama.cpp: {in_a_line(failed[0])}")
 
     def close(self) -> None:
         """See `Speaker`."""
-        self._server = None
+        self._server.close()
 
 
 class CTransformers:
     """A legacy GGML file in ctransformers' portable build."""
 
     def __init__(self, path: Path, context: int, threads: int) -> None:
-        try:
-            from ctransformers import LLM
-            from ctransformers.llm import Config
-        except ImportError:
-            raise _missing("ctransformers") from None
-        config = Config(context_length=context, threads=threads)
-        try:
-            self._model: Any = LLM(str(path), model_type="llama", config=config, lib="basic")
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ToolError(f"{path}: ctransformers does not load it ({_line(error)})") from None
+        self._model: Any = open_ctransformers(path, context=context, threads=threads)
         self._context = context
 
     def fits(self, prompt: str, tokens: int) -> bool:
         """See `Speaker`."""
-        return len(self._model.tokenize(f" {prompt}")) + tokens <= self._context
+        return len(legacy_tokens(self._model, prompt, special=True)) + tokens <= self._context
 
     def say(self, prompt: str, settings: Settings, emit: Emit) -> None:
         """See `Speaker`."""
+        for piece in until(self._pieces(prompt, settings), settings.stop):
+            emit(piece)
+
+    def _pieces(self, prompt: str, settings: Settings) -> Iterator[str]:
+        """New text with every token; half a character waits for its other half."""
         greedy = settings.temperature <= 0
-        pieces = self._model(
-            # The format has no rule for the space before a text; programs put it there.
-            f" {prompt}",
-            max_new_tokens=settings.tokens,
+        tokens = self._model.generate(
+            legacy_tokens(self._model, prompt, special=True),
             temperature=1.0 if greedy else settings.temperature,
             top_k=1 if greedy else 0,
             top_p=1.0,
             repetition_penalty=1.0,
             seed=settings.seed,
-            stream=True,
         )
-        for piece in until(pieces, settings.stop):
-            emit(piece)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in islice(tokens, settings.tokens):
+            yield decoder.decode(self._model.detokenize([token], decode=False))
+        yield decoder.decode(b"", final=True)
 
     def close(self) -> None:
         """See `Speaker`."""
@@ -283,11 +273,3 @@ def until(pieces: Iterator[str], stops: tuple[str, ...]) -> Iterator[str]:
             held = held[len(held) - waiting :]
     if held:
         yield held
-
-
-def _missing(package: str) -> ToolError:
-    return ToolError(f"{package} is not installed: pip install 'remerge[runtimes]'")
-
-
-def _line(error: object) -> str:
-    return printable(" ".join(str(error).split()), 300)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from ctypes import c_int
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from remerge.errors import CheckpointError, ToolError
+from remerge.evaluate.runtimes import legacy_tokens, open_ctransformers
 from remerge.evaluate.suite import Suite
 from remerge.evaluate.token_model import TokenModel
 
@@ -34,12 +33,7 @@ class LegacyGgmlModel(TokenModel):
 
     def tokenize(self, text: str, special: bool) -> list[int]:
         """See `TokenModel`."""
-        # SentencePiece puts a space before the text; programs of this time left that to the caller.
-        data = f" {text}".encode() if text else b""
-        # ctransformers' own method makes room for a token a character; bytes can be more.
-        tokens = (c_int * (len(data) + 2))()
-        count = self._model.ctransformers_llm_tokenize(data, special, tokens)
-        return list(tokens[:count])
+        return legacy_tokens(self._model, text, special)
 
     @property
     def eot_token_id(self) -> int:
@@ -83,17 +77,6 @@ def load_ggml(path: Path, suite: Suite) -> LegacyGgmlModel:
 
     Raises CheckpointError if it does not load, ToolError if ctransformers is not installed.
     """
-    try:
-        from ctransformers import LLM
-        from ctransformers.llm import Config
-    except ImportError:
-        raise ToolError(
-            f"{path}: ctransformers is not installed: pip install 'remerge[runtimes]'"
-        ) from None
     threads = 1 if path.stat().st_size < SMALL else os.cpu_count() or 1
-    config = Config(context_length=CONTEXT, threads=threads)
-    try:
-        model = LLM(str(path), model_type="llama", config=config, lib="basic")
-    except (RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: ctransformers does not load it ({error})") from None
+    model = open_ctransformers(path, context=CONTEXT, threads=threads)
     return LegacyGgmlModel(model, add_bos=suite.add_bos_token is not False, context=CONTEXT)
