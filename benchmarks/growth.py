@@ -65,13 +65,13 @@ def table(points: Sequence[Point]) -> str:
 
 def plot(points: Sequence[Point]) -> str:
     """Seconds over gigabytes moved, as an SVG of text: the merge's dots and its floor's rings."""
-    width, height, left, bottom = 640, 360, 56, 40
+    width, height, left, bottom, top = 640, 360, 56, 40, 28
     far_x = max(p.moved for p in points) * 1.05
     far_y = max(max(p.merge.wall, p.floor.wall) for p in points) * 1.05
 
     def place(moved: float, seconds: float) -> tuple[str, str]:
         x = left + (width - left - 16) * moved / far_x
-        y = height - bottom - (height - bottom - 16) * seconds / far_y
+        y = height - bottom - (height - bottom - top) * seconds / far_y
         return coordinate(x), coordinate(y)
 
     marks = []
