@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ import yaml
 from remerge import cli
 from remerge.errors import CheckpointError, ToolError
 from remerge.proof.builds import compare_builds
-from remerge.proof.lock import in_pipeline_order
-from remerge.proof.rebuild import described, verify
+from remerge.proof.lock import in_pipeline_order, stages_needed
+from remerge.proof.rebuild import described, lay, remove, repro, verify
+from remerge.proof.surroundings import plain_machine, strange_machine
+from remerge.quantize import quantize
 from tests.proof.models import flip_bit, llama, save
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +90,24 @@ def test_the_first_stage_and_the_tensors_that_differ_are_named(finished: Path, c
         "report, made by a_report, differs too",
         "3 of 5 artefacts are the same",
     ]
+
+
+@pytest.mark.parametrize("name", ["ggml_f16", "gptq"])
+def test_tensors_are_named_in_quantised_models_too(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "first/quantized" / name
+    if name == "gptq":
+        save(out, llama(1))
+        (out / "manifest.json").write_text("{}")  # of such folders it records no order
+    else:
+        quantize(ROOT / "embedded/sources/sorting", out, name)
+    lock = {"schema": "2.0", "stages": {f"quantize_eval@{name}": stage(f"quantized/{name}")}}
+    (tmp_path / "first/dvc.lock").write_text(yaml.safe_dump(lock))
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    (weights,) = [*(tmp_path / "second").rglob("model.*")]
+    flip_bit(weights, weights.stat().st_size - 2)
+    lines = described(compare_builds(tmp_path / "first", tmp_path / "second"))
+    tensor = "output.weight" if name == "ggml_f16" else "lm_head.weight"
+    assert any(line.startswith(f"    tensor {tensor}: 1 of") for line in lines), lines
 
 
 def test_what_lies_there_counts_and_not_what_the_lock_says(finished: Path, copy: Path) -> None:
@@ -159,8 +181,12 @@ def test_a_build_that_depends_on_nothing_else_is_reproduced(tmp_path: Path) -> N
     results = verify(root, tmp_path / "work", report=lines.append)
     assert [result.comparison.same for result in results] == [True, True]
     varied = {what for result in results for what, _ in result.surroundings.varied}
-    wanted = {"path", "umask", "locale", "time zone", "hash seed", "threads", "cores"}
-    assert wanted <= varied
+    fixed = {what for result in results for what, _ in result.surroundings.fixed}
+    assert {"path", "umask", "time zone", "hash seed", "threads"} <= varied
+    assert {"locale", "cores", "order of files", "user and host", "clock"} <= varied | fixed
+    for result in results:
+        said = [what for what, _ in (*result.surroundings.varied, *result.surroundings.fixed)]
+        assert len(said) == len(set(said))
     assert not (tmp_path / "work").exists()
 
 
@@ -184,6 +210,101 @@ def test_every_stage_that_looks_around_is_caught(tmp_path: Path) -> None:
     spared = {"user"} if "user and host" in dict(results[1].surroundings.fixed) else set()
     assert caught == set(leaks) - spared
     assert "blend" not in caught
+    # What differs is kept on the disk for a look, and nothing stays in memory.
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {
+        *("kept-plain", "plain.log", "kept-strange", "strange.log")
+    }
+    assert (tmp_path / "work/kept-strange/seed.txt").read_text() == "4294967295\n"
+    assert not list(Path("/dev/shm").glob(f"remerge-{os.getpid()}*"))
+
+
+@pytest.mark.full
+def test_a_rebuild_that_fails_is_kept_with_all_it_said(tmp_path: Path) -> None:
+    root = project(tmp_path / "project", picky='echo Look: $TZ && test -z "$TZ" && touch picky.txt')
+    with pytest.raises(ToolError, match=r"the rebuild on a plain machine failed") as caught:
+        verify(root, tmp_path / "work")
+    work = tmp_path / "work"
+    assert f"{work}/plain.log" in str(caught.value)
+    assert "Look: Asia/Kathmandu" in (work / "plain.log").read_text()
+    assert (work / "kept-plain/merged/config.json").exists()
+    assert {path.name for path in work.iterdir()} == {"kept-plain", "plain.log"}
+    assert not list(Path("/dev/shm").glob(f"remerge-{os.getpid()}*"))
+    with pytest.raises(ToolError, match=r"exists; remove it"):
+        verify(root, work)
+    assert (work / "kept-plain/merged/config.json").exists()
+
+
+def test_an_unfinished_build_is_told_before_anything_is_rebuilt(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(finished / "merged/final")
+    run("git", "init", "--quiet", cwd=finished)
+    run("git", "add", "dvc.lock", cwd=finished)
+    run("git", "commit", "--quiet", "-m", "built", cwd=finished)
+    lines: list[str] = []
+    with pytest.raises(CheckpointError, match=r"merged/final: is missing.*of gradient"):
+        verify(finished, tmp_path / "work", report=lines.append)
+    assert lines == []
+    assert not (tmp_path / "work").exists()
+    # A target needs what comes before it and nothing else.
+    assert stages_needed(STAGES, ["ties_p1"]) == ["ties_p1", "z_fetch"]
+    assert stages_needed(STAGES, ["merged/p2"]) == ["ties_p2", "z_fetch"]
+
+
+def test_what_a_rebuild_needs_to_reach_its_sources_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = {
+        "HF_TOKEN": "hf_secret",
+        "HTTPS_PROXY": "http://proxy:3128",
+        "no_proxy": "localhost",
+        "REQUESTS_CA_BUNDLE": "/etc/bundle.pem",
+    }
+    for name, value in needed.items():
+        monkeypatch.setenv(name, value)
+    surroundings = plain_machine(tmp_path)
+    script = "import json, os; print(json.dumps(dict(os.environ)))"
+    (tmp_path / "home-1/tmp").mkdir(parents=True)
+    surroundings.place.mkdir(parents=True)
+    surroundings = replace(surroundings, prefix=(sys.executable, "-c", script))
+    repro(surroundings, (), tmp_path / "log")
+    seen = json.loads((tmp_path / "log").read_text())
+    assert {name: seen.get(name) for name in needed} == needed
+    assert "hf_secret" not in str(surroundings)
+
+
+def test_the_order_of_files_is_told_as_it_is(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    for number in range(20):
+        (root / "folder").mkdir(parents=True, exist_ok=True)
+        (root / "folder" / f"{number}").write_text("")
+    run("git", "init", "--quiet", cwd=root)
+    run("git", "add", "--all", cwd=root)
+    run("git", "commit", "--quiet", "-m", "files", cwd=root)
+    laid = lay(root, strange_machine(tmp_path / "work", 0))
+    try:
+        here, there = ([p.name for p in (f / "folder").iterdir()] for f in (root, laid.place))
+        assert ("order of files" in dict(laid.varied)) == (here != there)
+        assert ("order of files" in dict(laid.fixed)) == (here == there)
+    finally:
+        remove(laid)
+
+
+def test_a_foreign_locale_is_one(tmp_path: Path) -> None:
+    surroundings = strange_machine(tmp_path / "work", 0)
+    try:
+        if "locale" in dict(surroundings.fixed):
+            assert shutil.which("localedef") is None or not Path("/usr/share/i18n/locales").exists()
+        else:
+            script = "import locale; locale.setlocale(locale.LC_ALL, ''); "
+            script += "print(locale.localeconv()['decimal_point'])"
+            variables = {**os.environ, **surroundings.variables}
+            shown = subprocess.run(
+                [sys.executable, "-c", script], env=variables, capture_output=True, text=True
+            )
+            assert shown.stdout == ",\n", shown.stderr
+    finally:
+        remove(surroundings)
 
 
 def test_changes_that_are_not_committed_are_refused(tmp_path: Path) -> None:

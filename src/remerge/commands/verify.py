@@ -6,8 +6,10 @@
 
 Each rebuild is a clone with an empty cache; path, user, host, umask, locale, time zone, home,
 clock, cores, threads, hash seed, file system, order of files and the processor that kernels are
-compiled for differ from here, and the output says how. Where an artefact differs it says which
-stage comes first and which tensors. Exit status 1 if anything differs.
+compiled for differ from here as far as this machine allows: the output says what was varied and
+how, and what was not and why. Where an artefact differs it says which stage comes first and which
+tensors. What differs or fails is kept, with all that the build said. Exit status 1 if anything
+differs.
 """
 
 from __future__ import annotations

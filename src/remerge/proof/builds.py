@@ -10,8 +10,10 @@ the first difference is where to look.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from remerge.errors import CheckpointError
 from remerge.proof.diff import ModelDifference, compare
@@ -74,6 +76,8 @@ def compare_builds(
     if partly:
         both = locks[0].keys() & locks[1].keys()
         locks = [{name: s for name, s in lock.items() if name in both} for lock in locks]
+    for root, lock in zip((first, second), locks, strict=True):
+        require_outputs(root, lock)
     outs = [(stage, o["path"]) for stage, entry in locks[0].items() for o in entry.get("outs", [])]
     known = {path for _, path in outs}
     outs += [
@@ -92,13 +96,21 @@ def compare_builds(
     )
 
 
+def require_outputs(root: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """CheckpointError if an output that the lock of `root` names is not there."""
+    for stage, entry in stages.items():
+        for out in entry.get("outs", []):
+            if not (root / out["path"]).exists():
+                raise CheckpointError(
+                    f"{root / out['path']}: is missing, so this is no finished build of {stage}; "
+                    "`dvc pull` or `dvc repro` it first"
+                )
+
+
 def _compare_output(
     stage: str, path: str, first: Path, second: Path, threads: int | None
 ) -> ArtefactComparison:
     a, b = first / path, second / path
-    for place in (a, b):
-        if not place.exists() and (a.exists() or place is a):
-            raise CheckpointError(f"{place}: is missing, so this is no finished build of {stage}")
     in_a, in_b = _digests(a, threads), _digests(b, threads)
     changed = tuple(name for name in in_a if name in in_b and in_a[name] != in_b[name])
     return ArtefactComparison(

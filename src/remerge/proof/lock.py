@@ -13,7 +13,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,25 +42,49 @@ def read_lock(root: Path) -> dict[str, dict[str, Any]]:
 
 def in_pipeline_order(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Stages after those that make what they read; by name where that leaves a choice."""
-    maker = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])}
-
-    def needs(name: str) -> set[str]:
-        paths = [PurePosixPath(dep["path"]) for dep in stages[name].get("deps", [])]
-        return {
-            maker[str(place)]
-            for path in paths
-            for place in (path, *path.parents)
-            if str(place) in maker
-        } - {name}
-
+    made = makers(stages)
     ordered: dict[str, dict[str, Any]] = {}
-    waiting = {name: needs(name) for name in sorted(stages)}
+    waiting = {name: made[name] for name in sorted(stages)}
     while waiting:
         ready = [name for name, before in waiting.items() if before <= set(ordered)]
         for name in ready or list(waiting)[:1]:  # a lock edited into a circle still has an order
             ordered[name] = dict(stages[name])
             del waiting[name]
     return ordered
+
+
+def makers(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, set[str]]:
+    """For each stage those whose outputs it reads."""
+    maker = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])}
+    found = {}
+    for name, stage in stages.items():
+        paths = [PurePosixPath(dep["path"]) for dep in stage.get("deps", [])]
+        places = [str(place) for path in paths for place in (path, *path.parents)]
+        found[name] = {maker[place] for place in places if place in maker} - {name}
+    return found
+
+
+def stages_needed(stages: Mapping[str, Mapping[str, Any]], targets: Sequence[str]) -> list[str]:
+    """The stages that `targets` name and all before them, in the order of `stages`.
+
+    A target is a stage, a group of stages (`fetch` for `fetch@base`) or an output; none means all.
+    """
+    if not targets:
+        return list(stages)
+    before = makers(stages)
+    todo = [
+        name
+        for name, stage in stages.items()
+        if {name, name.partition("@")[0], *(out["path"] for out in stage.get("outs", []))}
+        & set(targets)
+    ]
+    needed: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name not in needed:
+            needed.add(name)
+            todo += before[name]
+    return [name for name in stages if name in needed]
 
 
 def project_of(path: Path) -> Path | None:

@@ -14,18 +14,33 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from remerge.errors import ToolError
-from remerge.proof.builds import ArtefactComparison, BuildComparison, compare_builds
-from remerge.proof.lock import read_lock
+from remerge.proof.builds import (
+    ArtefactComparison,
+    BuildComparison,
+    compare_builds,
+    require_outputs,
+)
+from remerge.proof.lock import read_lock, stages_needed
 from remerge.proof.surroundings import Surroundings, plain_machine, strange_machine
 
 Report = Callable[[str], None]
-#: What a build needs of our own surroundings; everything else is left behind.
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+#: What a build needs of our own surroundings, most of it to reach the sources; everything else is
+#: left behind. Nothing of it is printed.
+_KEPT = (
+    *("PATH", "LD_LIBRARY_PATH"),
+    *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,57 +61,109 @@ def verify(
 ) -> list[Rebuilt]:
     """Rebuild the commit that is checked out in `project` twice, and compare each with it.
 
-    work     folder for clones and their caches; they are removed when the builds agree and kept
-             for a look when they do not
+    work     folder for clones, caches and logs; they are removed when the builds agree, and what
+             differs or failed is kept there for a look
     targets  stages to rebuild and compare (default: all)
     report   is given lines that say what is done and found
 
-    ToolError when the checkout differs from its commit, or a rebuild fails.
+    CheckpointError when the build here is unfinished, ToolError when the checkout differs from its
+    commit or a rebuild fails.
     """
     project, work = Path(project).resolve(), Path(work).resolve()
     _require_committed(project)
-    needed = sum(o.get("size", 0) for s in read_lock(project).values() for o in s.get("outs", []))
+    stages = read_lock(project)
+    needed = stages_needed(stages, targets)
+    require_outputs(project, {name: stages[name] for name in needed})
+    nbytes = sum(o.get("size", 0) for name in needed for o in stages[name].get("outs", []))
+    left = [
+        path for path in (*work.glob("*.log"), *work.glob("kept-*"), work / "a") if path.exists()
+    ]
+    if left:
+        raise ToolError(f"{left[0]} exists; remove it, or give another folder to work in")
+    machines = (plain_machine, partial(strange_machine, needed_bytes=3 * nbytes))
+    return [
+        _rebuilt(project, machine(work), work, targets, threads, report) for machine in machines
+    ]
+
+
+def _rebuilt(
+    project: Path,
+    surroundings: Surroundings,
+    work: Path,
+    targets: Sequence[str],
+    threads: int | None,
+    report: Report,
+) -> Rebuilt:
+    report(f"rebuild on {surroundings.name}")
+    kept = work / f"kept-{surroundings.key}"
+    log = work / f"{surroundings.key}.log"
     work.mkdir(parents=True, exist_ok=True)
-    results = []
-    for surroundings in (plain_machine(work), strange_machine(work, 3 * needed)):
-        report(f"rebuild on {surroundings.name}")
+    try:
+        surroundings = lay(project, surroundings)
         for what, how in surroundings.varied:
             report(f"  {what}: {how}")
         for what, why in surroundings.fixed:
             report(f"  {what}: as here ({why})")
-        place = surroundings.parent / surroundings.folder
         try:
-            rebuild(project, surroundings, targets)
-            comparison = compare_builds(project, place, threads, partly=bool(targets))
-        except BaseException:
-            remove(surroundings)
-            raise
+            repro(surroundings, targets, log)
+        except ToolError as error:
+            shutil.move(surroundings.place, kept)
+            raise ToolError(f"{error}; all it said is in {log}, the clone in {kept}") from None
+        comparison = compare_builds(project, surroundings.place, threads, partly=bool(targets))
         for line in described(comparison):
             report(f"  {line}")
         if comparison.same:
-            remove(surroundings)
+            log.unlink()
         else:
-            report(f"  kept for a look: {place}")
-        results.append(Rebuilt(surroundings, comparison))
-    return results
+            # Out of memory, where the next build may need the room.
+            shutil.move(surroundings.place, kept)
+            report(f"  kept for a look: {kept}, and what it said: {log}")
+    finally:
+        remove(surroundings)
+        if work.is_dir() and not any(work.iterdir()):
+            work.rmdir()
+    return Rebuilt(surroundings, comparison)
 
 
-def rebuild(project: Path, surroundings: Surroundings, targets: Sequence[str] = ()) -> None:
-    """Clone the project's commit and build it from nothing as `surroundings` say."""
-    place = surroundings.parent / surroundings.folder
-    if place.exists():
-        raise ToolError(f"{place} exists; remove it, or give another folder to work in")
+def lay(project: Path, surroundings: Surroundings) -> Surroundings:
+    """Clone the project's commit without its lock; adds whether folders list files otherwise."""
+    place = surroundings.place
     place.parent.mkdir(parents=True, exist_ok=True)
-    before = os.umask(surroundings.umask)
-    try:
+    with _umask(surroundings.umask):
         _run(["git", "clone", "--quiet", "--no-hardlinks", str(project), str(place)], "git clone")
-        _lay_in_reverse(place)
+        names = _lay_in_reverse(place)
         (place / "dvc.lock").unlink(missing_ok=True)
         home = Path(surroundings.variables["HOME"])
         for folder in (home, home / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
-        command = [*surroundings.prefix, sys.executable, "-m", "dvc", "repro", *targets]
-        _run(command, f"the rebuild on {surroundings.name}", place, _variables(surroundings, place))
+    folders = {str(Path(name).parent) for name in names}
+    other = [folder for folder in folders if _listed_otherwise(project / folder, place / folder)]
+    if not other:
+        why = "laid in reverse, but the file system lists them in an order of its own"
+        return replace(surroundings, fixed=(*surroundings.fixed, ("order of files", why)))
+    how = f"laid in reverse: {len(other)} of {len(folders)} folders list them in another order"
+    return replace(surroundings, varied=(*surroundings.varied, ("order of files", how)))
+
+
+def _listed_otherwise(first: Path, second: Path) -> bool:
+    """Whether the names that both folders have are listed in another order."""
+    a, b = os.listdir(first), os.listdir(second)  # noqa: PTH208 - as a program would see them
+    return [name for name in a if name in b] != [name for name in b if name in a]
+
+
+def repro(surroundings: Surroundings, targets: Sequence[str], log: Path) -> None:
+    """Build what `lay` has laid from nothing, as `surroundings` say."""
+    command = [*surroundings.prefix, sys.executable, "-m", "dvc", "repro", *targets]
+    variables = _variables(surroundings, surroundings.place)
+    with _umask(surroundings.umask):
+        _run(command, f"the rebuild on {surroundings.name}", surroundings.place, variables, log)
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
     finally:
         os.umask(before)
 
@@ -115,7 +182,12 @@ def _require_committed(project: Path) -> None:
 
 
 def _variables(surroundings: Surroundings, place: Path) -> dict[str, str]:
+    from huggingface_hub import get_token
+
     own = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    token = get_token()  # which may lie in the home that the rebuild does not have
+    if token:
+        own["HF_TOKEN"] = token
     # The clone's code, with the packages that are installed here; `python` in a stage is this one.
     programs = f"{Path(sys.executable).parent}:{own.get('PATH', os.defpath)}"
     return own | {
@@ -126,8 +198,8 @@ def _variables(surroundings: Surroundings, place: Path) -> dict[str, str]:
     }
 
 
-def _lay_in_reverse(place: Path) -> None:
-    """Create the checked-out files anew in reverse order, so that a folder lists them otherwise."""
+def _lay_in_reverse(place: Path) -> list[str]:
+    """Create the checked-out files anew in reverse order: some file systems list them so."""
     listed = subprocess.run(
         ["git", "-C", str(place), "ls-files", "-z"], capture_output=True, check=True
     )
@@ -141,6 +213,7 @@ def _lay_in_reverse(place: Path) -> None:
         shutil.copyfile(aside / name, place / name, follow_symlinks=False)
         shutil.copymode(aside / name, place / name, follow_symlinks=False)
     shutil.rmtree(aside)
+    return names
 
 
 def _run(
@@ -148,20 +221,25 @@ def _run(
     what: str,
     cwd: Path | None = None,
     variables: dict[str, str] | None = None,
+    log: Path | None = None,
 ) -> None:
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=variables,
-        check=False,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    """Run it; ToolError with its error line if it fails. `log` gets all that it says."""
+    with log.open("w+b") if log else TemporaryFile() as said:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=variables,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+        )
+        said.seek(0)
+        text = said.read().decode(errors="replace").strip() if done.returncode else ""
     if done.returncode:
-        text = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        said = next((line for line in text if line.startswith("error:")), text[-1])
-        raise ToolError(f"{what} failed with status {done.returncode}: {said}")
+        lines = text.splitlines() or ["no message"]
+        line = next((line for line in lines if line.startswith("error:")), lines[-1])
+        raise ToolError(f"{what} failed with status {done.returncode}: {line}")
 
 
 def remove(surroundings: Surroundings) -> None:

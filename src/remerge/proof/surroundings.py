@@ -42,6 +42,16 @@ class Surroundings:
     varied: tuple[tuple[str, str], ...] = ()
     fixed: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def place(self) -> Path:
+        """The clone."""
+        return self.parent / self.folder
+
+    @property
+    def key(self) -> str:
+        """One word of the name, for files."""
+        return self.name.split()[1]
+
 
 @dataclass
 class _Sheet:
@@ -63,14 +73,19 @@ def plain_machine(work: Path) -> Surroundings:
     sheet.varied.append(("path", "a/second place, größer"))
     sheet.varied.append(("umask", "077"))
     _home(sheet, work / "home-1")
-    sheet.set("locale", LC_ALL="C", LANG="C")
+    # The one locale in which letters beyond ASCII are no letters at all.
+    _speak(sheet, "C", None)
     sheet.set("time zone", TZ="Asia/Kathmandu")
     sheet.set("hash seed", PYTHONHASHSEED="7")
     sheet.set("processor of compiled kernels", NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
     sheet.set("threads", NUMBA_NUM_THREADS="1", OMP_NUM_THREADS="1", REMERGE_THREADS="1")
     sheet.set("code path of torch", ATEN_CPU_CAPABILITY="default")
-    first_core = str(min(os.sched_getaffinity(0)))
-    _use(sheet, "cores", f"core {first_core} alone", ["taskset", "--cpu-list", first_core], work)
+    cores = os.sched_getaffinity(0)
+    first = str(min(cores))
+    if len(cores) == 1:
+        sheet.fixed.append(("cores", "there is one here"))
+    else:
+        _use(sheet, "cores", f"core {first} alone", ["taskset", "--cpu-list", first], work)
     return Surroundings(
         "a plain machine",
         work,
@@ -84,25 +99,34 @@ def plain_machine(work: Path) -> Surroundings:
 
 
 def strange_machine(work: Path, needed_bytes: int) -> Surroundings:
-    """Another user, another file system, another day, more threads than cores."""
+    """Another user, another file system, another day, more threads than cores.
+
+    Makes a folder in memory if 2 · `needed_bytes` fit there: `parent` of the result.
+    """
     sheet = _Sheet()
     parent = work
     memory = Path("/dev/shm")  # noqa: S108
     if memory.is_dir() and os.access(memory, os.W_OK) and _free(memory) > 2 * needed_bytes:
         parent = memory / f"remerge-{os.getpid()}"
         sheet.varied.append(("path", f"{memory}/…/x"))
-        sheet.varied.append(
-            ("file system and order of files", "tmpfs, files laid in reverse order")
-        )
+        sheet.varied.append(("file system", "in memory (tmpfs)"))
     else:
         sheet.varied.append(("path", "x"))
-        sheet.varied.append(("order of files", "files laid in reverse order"))
         sheet.fixed.append(("file system", f"{memory} has no room for {needed_bytes} bytes"))
+    try:
+        return _dressed_strangely(sheet, parent)
+    except BaseException:
+        if parent != work:
+            shutil.rmtree(parent, ignore_errors=True)
+        raise
+
+
+def _dressed_strangely(sheet: _Sheet, parent: Path) -> Surroundings:
     parent.mkdir(parents=True, exist_ok=True)
     parent.chmod(0o755)
     sheet.varied.append(("umask", "002"))
     _home(sheet, parent / "home-2")
-    sheet.set("locale", LC_ALL=_other_locale())
+    _speak(sheet, *_foreign_locale(parent / "home-2" / "locales"))
     sheet.set("time zone", TZ="Pacific/Kiritimati")
     sheet.set("hash seed", PYTHONHASHSEED="4294967295")
     many = str(2 * len(os.sched_getaffinity(0)) + 1)
@@ -173,12 +197,53 @@ def _somebody_elsewhere() -> list[str]:
     return ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", script, "sh"]
 
 
-def _other_locale() -> str:
-    """A locale whose letters and decimal comma differ from English, if there is one."""
+def _speak(sheet: _Sheet, name: str, folder: Path | None) -> None:
+    """Set a locale, from a folder of its own if it is not installed; say so if it is ours."""
+    here = _locale_here()
+    sheet.variables |= {"LC_ALL": name, "LANG": name} | ({"LOCPATH": str(folder)} if folder else {})
+    if here == name:
+        sheet.fixed.append(("locale", f"it is {name} here, and no other can be had"))
+    else:
+        sheet.varied.append(("locale", f"LC_ALL={name} for {here}"))
+
+
+def _locale_here() -> str:
+    """What the C library makes of our variables: a name that is not installed counts as C."""
+    wanted = next((v for n in ("LC_ALL", "LC_CTYPE", "LANG") if (v := os.environ.get(n))), "C")
+    installed = {_plain(name): name for name in _installed_locales()}
+    return "C" if wanted == "POSIX" else installed.get(_plain(wanted), "C")
+
+
+def _plain(locale: str) -> str:
+    return locale.replace("-", "").lower()
+
+
+def _installed_locales() -> list[str]:
     done = subprocess.run(["locale", "-a"], check=False, capture_output=True, text=True)
-    have = done.stdout.split()
-    wanted = ("tr_TR", "de_DE", "fr_FR")
-    return next((name for start in wanted for name in have if name.startswith(start)), "C.UTF-8")
+    return ["C", *done.stdout.split()]
+
+
+def _foreign_locale(folder: Path) -> tuple[str, Path | None]:
+    """A locale whose letters (i and İ) and decimal comma differ from English, made if need be."""
+    have = _installed_locales()
+    for language in ("tr_TR", "de_DE", "fr_FR"):
+        for name in have:
+            if name.startswith(language) and _plain(name).endswith("utf8"):
+                return name, None
+    if shutil.which("localedef"):
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "tr_TR.UTF-8"
+        make = ["localedef", "-i", "tr_TR", "-f", "UTF-8", str(folder / name)]
+        subprocess.run(make, check=False, capture_output=True)
+        comma = "import locale as l, sys; l.setlocale(l.LC_ALL, sys.argv[1]); "
+        comma += "sys.exit(l.localeconv()['decimal_point'] != ',')"
+        variables = os.environ | {"LOCPATH": str(folder)}
+        test = [sys.executable, "-c", comma, name]
+        done = subprocess.run(test, env=variables, check=False, capture_output=True)
+        if done.returncode == 0:
+            return name, folder
+        shutil.rmtree(folder, ignore_errors=True)
+    return next((name for name in have if _plain(name) == "c.utf8"), "C"), None
 
 
 def _free(folder: Path) -> int:
