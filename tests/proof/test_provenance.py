@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from in_toto_attestation.v1.statement_pb2 import Statement as Message
 from remerge.errors import CheckpointError
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
-from remerge.proof.lineage import digest_materials, graph, read_lineage
+from remerge.proof.lineage import graph, read_lineage, read_materials
 from remerge.proof.provenance import write_provenance
 from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import open_checkpoint
@@ -67,9 +68,22 @@ PARAMS: dict[str, Any] = {
     },
     "ties": {"density": 0.33, "lambda": 1.0, "normalize": True, "elect": "sum"},
     "gradient": {"values": [0.0, 1.0], "along": "tensors", "blend": "all", "containing": ""},
+    "quantize": {"calibration": "embedded/calibration.txt", "measure": True},
+    "eval": {"suite": "skills", "dtype": "float64", "data": "embedded/evaluation"},
     "quantize_eval": {
-        "score": {"kind": "evaluate", "reads": "merged/final", "out": "scores/final"},
-        "gguf": {"kind": "quantize", "reads": "merged/final", "out": "quantized/gguf"},
+        "score": {
+            "kind": "evaluate",
+            "reads": "merged/final",
+            "data": "embedded/evaluation",
+            "out": "scores/final",
+        },
+        "gguf": {
+            "kind": "quantize",
+            "reads": "merged/final",
+            "data": "embedded/calibration.txt",
+            "text": "embedded/evaluation",
+            "out": "quantized/gguf",
+        },
     },
 }
 
@@ -98,7 +112,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(root: Path, out: Path) -> dict[str, str]:
-    materials = digest_materials(ROOT, ["requirements/run.txt", "src/remerge/merge/ties.py"])
+    materials = read_materials(ROOT, PARAMS)
     paths = write_provenance(read_lineage(root, PARAMS, materials=materials), out)
     return {name: path.read_text() for name, path in paths.items()}
 
@@ -138,13 +152,25 @@ def test_the_statement_names_every_file_and_every_source(texts: dict[str, str], 
     assert by_name["base"]["uri"] == f"pkg:huggingface/owner/base@{REVISION}"
     assert by_name["base"]["digest"]["gitCommit"] == REVISION
     assert by_name["base"]["annotations"]["files"] == {"model.safetensors": "ab" * 32}
-    assert {"donor", "requirements/run.txt", "src/remerge/merge/ties.py"} <= set(by_name)
+    assert by_name["donor"]["uri"] == "urn:remerge:file:embedded/sources/donor"
+    for entry in dependencies:
+        assert re.match(r"[a-z][a-z0-9+.-]*:", entry.get("uri", "urn:")), entry
+    deciding = {
+        *("dvc.yaml", "requirements/run.txt", "requirements/torch.txt"),
+        *("requirements/torch-cpu.txt", "src/remerge/merge/ties.py", "src/stages/quantize.py"),
+        *("embedded/calibration.txt", "embedded/evaluation/dates.jsonl"),
+    }
+    for name in deciding:
+        digest = hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
+        assert by_name[name]["digest"] == {"sha256": digest}
     final = json.loads((root / "merged/final/manifest.json").read_text())["model_id"]
     byproducts = content["predicate"]["runDetails"]["byproducts"]
     assert {"modelId": final} in [entry["digest"] for entry in byproducts]
     chosen = content["predicate"]["buildDefinition"]["externalParameters"]
     assert chosen["ties"]["density"] == 0.33
     assert chosen["recipe"]["shard_bytes"] == 10000
+    assert chosen["quantize"]["measure"] is True
+    assert chosen["eval"]["dtype"] == "float64"
     assert list(chosen["recipe"]["parts"]["p1"]) == ["d1"]
 
 
@@ -209,6 +235,23 @@ def test_they_are_the_same_elsewhere_later_and_in_another_process(
     command = [sys.executable, "-c", script, str(elsewhere), str(out)]
     subprocess.run(command, env=environment, cwd=tmp_path, check=True)
     assert {name: (out / name).read_text() for name in texts} == texts
+
+
+def test_data_that_is_a_source_is_known_by_its_pins(tmp_path: Path) -> None:
+    for name in ("src/a.py", "dvc.yaml", "datasets/arc/test.jsonl", "datasets/own.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    params = {
+        "recipe": {"sources": {"arc": {"kind": "dataset", "out": "datasets/arc"}}},
+        "quantize_eval": {"score": {"kind": "evaluate", "data": "datasets"}},
+    }
+    named = set(read_materials(tmp_path, params))
+    assert {"src/a.py", "dvc.yaml", "datasets/own.jsonl", "requirements/run.txt"} <= named
+    assert "datasets/arc/test.jsonl" not in named
+    (tmp_path / "dvc.yaml").unlink()
+    with pytest.raises(CheckpointError, match=r"dvc\.yaml"):
+        read_materials(tmp_path, params)
 
 
 def test_an_unfinished_build_has_no_provenance(root: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Lineage:
     params     the parameters, composed
     artefacts  what was made to be published, files digested: the final model and its formats
     stages     what lies between sources and artefacts: name to (model id, inputs)
-    materials  SHA-256 of code and lock files by path
+    materials  SHA-256 of everything else that decides a byte, by path: see `read_materials`
     """
 
     params: dict[str, Any]
@@ -111,6 +111,41 @@ def digest_files(folder: Path, threads: int | None = None) -> dict[str, str]:
         raise CheckpointError(f"{folder}: holds no file; build it first (`dvc repro`)")
     digests = sha256_of_ranges([whole(path) for path in paths], threads, f"hash {folder.name}")
     return {str(p.relative_to(folder)): d for p, d in zip(paths, digests, strict=True)}
+
+
+#: What is installed, and how the stages are run.
+_SETTINGS = (
+    "requirements/run.txt",
+    "requirements/torch.txt",
+    "requirements/torch-cpu.txt",
+    "dvc.yaml",
+)
+
+
+def read_materials(root: Path | str, params: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 by path of what decides an artefact besides parameters and sources.
+
+    All code, the locks of packages, the pipeline, and what `quantize_eval` reads besides models:
+    calibration texts and evaluation data, unless they are sources, which have pins of their own.
+    CheckpointError for a file that is not there.
+    """
+    root = Path(root)
+    pinned = [Path(source["out"]) for source in params["recipe"]["sources"].values()]
+    read = {
+        Path(entry[key])
+        for entry in (params.get("quantize_eval") or {}).values()
+        for key in ("data", "text")
+        if entry.get(key)
+    }
+    paths = {Path(name) for name in _SETTINGS}
+    paths |= {path.relative_to(root) for path in (root / "src").rglob("*.py")}
+    for name in read:
+        inside = [path.relative_to(root) for path in (root / name).rglob("*") if path.is_file()]
+        data = inside if (root / name).is_dir() else [name]
+        paths |= {path for path in data if not any(path.is_relative_to(out) for out in pinned)}
+    ordered = sorted(paths)
+    digests = sha256_of_ranges([whole(root / path) for path in ordered], 1)
+    return {path.as_posix(): digest for path, digest in zip(ordered, digests, strict=True)}
 
 
 def digest_materials(root: Path | str, paths: Iterable[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ the project. Like any other output they are a function of inputs and parameters:
 path is in them, so a stranger's rebuild gives the same statement and can be compared with it.
 
 The statement claims no trusted builder. What makes it true is that anybody can repeat the build.
+docs/provenance.md says what each field means, as SLSA asks of a build type.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from remerge.proof.lineage import Lineage
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:remerge:pipeline:v1"
 BUILDER = "urn:remerge:anyone"
+#: In front of the path of a file that lies in the repository of the recipe.
+FILE_SCHEME = "urn:remerge:file:"
 
 STATEMENT_NAME, BOM_NAME, SUMS_NAME = "provenance.json", "bom.cdx.json", "SHA256SUMS"
 
@@ -97,13 +100,14 @@ def external_parameters(lineage: Lineage) -> dict[str, Any]:
         part: {k: d for k, d in places.items() if d.get("name") is not None}
         for part, places in recipe["parts"].items()
     }
-    chosen = {key: lineage.params[key] for key in ("ties", "gradient") if key in lineage.params}
+    settings = ("ties", "gradient", "quantize", "eval")
+    chosen = {key: lineage.params[key] for key in settings if key in lineage.params}
     formats = sorted(a.name for a in lineage.artefacts if a.name.startswith("quantized/"))
     return {"recipe": recipe, "formats": formats} | chosen
 
 
 def _dependencies(lineage: Lineage) -> list[Any]:
-    """Each source with revision and digests, then code and lock."""
+    """Each source with revision and digests, then code, locks and data."""
     sources = []
     for name, entry in sorted(lineage.recipe["sources"].items()):
         digest = {"sha256": pins_digest(entry["files"])}
@@ -111,7 +115,7 @@ def _dependencies(lineage: Lineage) -> list[Any]:
             uri = f"pkg:huggingface/{entry['repo']}@{entry['revision']}"
             digest["gitCommit"] = entry["revision"]
         else:
-            uri = str(entry["path"])
+            uri = f"{FILE_SCHEME}{entry['path']}"
         files = {file: pin["sha256"] for file, pin in sorted(entry["files"].items())}
         annotations = {"files": files, "licence": str(entry.get("licence") or "")}
         sources.append(_descriptor(name=name, uri=uri, digest=digest, annotations=annotations))
@@ -135,11 +139,8 @@ def _byproducts(lineage: Lineage) -> list[Any]:
                 note if isinstance(note, str) else " ".join(part for part in note if part)
                 for note in manifest["notes"]
             ]
-        digest = (
-            {"modelId": artefact.model_id}
-            if artefact.model_id
-            else {"sha256": str(manifest.get("sha256", ""))}
-        )
+        digest = {"modelId": artefact.model_id, "sha256": str(manifest.get("sha256", ""))}
+        digest = {name: value for name, value in digest.items() if value}
         found.append(_descriptor(name=artefact.name, digest=digest, annotations=annotations))
     return found
 
