@@ -7,6 +7,8 @@ import signal
 import sys
 from typing import Any
 
+from stages.parent import die_with_parent
+
 
 def _end(number: int, _frame: Any) -> None:
     """Ctrl-C while modules are loaded: nothing was begun, so there is nothing to undo."""
@@ -18,3 +20,4 @@ def _end(number: int, _frame: Any) -> None:
 if sys.argv[:1] == ["-m"]:
     for _signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_signal, _end)
+    die_with_parent()

@@ -1,14 +1,12 @@
 """What all stages share: the life of a stage's process.
 
-A stage reports an error that a user can cause as one line, ends cleanly on Ctrl-C and SIGTERM, and
-does not outlive the `dvc` that started it.
+A stage reports an error that a user can cause as one line and ends cleanly on Ctrl-C and SIGTERM.
+(That it does not outlive its `dvc` is seen to before anything else is imported: stages.parent.)
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -20,12 +18,9 @@ from remerge.errors import RemergeError
 #: Work in progress: outside of every stage's outputs, so that DVC never deletes it.
 SCRATCH = Path("scratch")
 
-_SET_PARENT_DEATH_SIGNAL = 1
-
 
 def run(stage: Callable[..., Any], *arguments: str) -> None:
     """Run `stage(*arguments)` as a process's whole work, whose exit status says how it went."""
-    _die_with_parent()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -60,12 +55,3 @@ def _interrupt(_signal: int, _frame: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent dies: a killed `dvc` must not leave us writing."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-        if os.getppid() != parent:
-            sys.exit("the process that started this stage has ended")
