@@ -39,8 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.chat.prompt import ALPACA_STOP
     from remerge.chat.speakers import Settings, open_model
+    from remerge.prompts import ALPACA_STOP
 
     _check(options)
     settings = Settings(
@@ -117,8 +117,8 @@ class _Conversation:
             self._turns.append(f"{_asked(text)}{answer.strip()}")
 
     def _prompt(self, text: str) -> str:
-        from remerge.chat.prompt import alpaca
         from remerge.errors import RecipeError
+        from remerge.prompts import alpaca
 
         while True:
             before = "\n\n".join(t for t in [self._system, *self._turns] if t)
@@ -134,7 +134,7 @@ class _Conversation:
 
 
 def _asked(text: str) -> str:
-    from remerge.chat.prompt import alpaca
+    from remerge.prompts import alpaca
 
     return alpaca(text)
 
