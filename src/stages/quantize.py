@@ -1,4 +1,8 @@
-"""quantize_eval, kind quantize: the final model in one more format, and what that cost."""
+"""quantize_eval, kind quantize: the final model in one more format, and what that cost.
+
+An item reads the section of the parameters that it names and nothing else: a setting that only
+GPTQ uses re-runs GPTQ alone.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,22 @@ from threadpoolctl import threadpool_limits
 
 from remerge.atomic import write_json
 from remerge.errors import RecipeError
-from remerge.quantize.perplexity import measure
-from remerge.quantize.produce import quantize
+from remerge.quantize import quantize
+from remerge.quantize.core.perplexity import measure
 from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import read_json
 
 
 def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:
-    """Write the format `name` of the model in `entry["reads"]` to `entry["out"]`."""
-    settings = params["quantize"]
+    """Write the format `name` of the model in `entry["reads"]` to `entry["out"]`.
+
+    What was measured goes into the manifest: `tokens`, `perplexity`, `reference_perplexity` (of
+    the model itself), `divergence` and `agreement`.
+    """
+    settings = _settings(name, entry, params)
     model, out = Path(entry["reads"]), Path(entry["out"])
-    quantize(model, out, name, threads=thread_count(), calibration=Path(settings["calibration"]))
+    written = {key: settings[key] for key in ("calibration", "name", "prompt") if key in settings}
+    quantize(model, out, name, threads=thread_count(), **written)
     if settings["measure"]:
         texts = sorted(Path(settings["texts"]).glob("*.jsonl"))
         if not texts:
@@ -30,3 +39,13 @@ def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:
         with threadpool_limits(1):
             quality = measure(model, out, texts)
         write_json(manifest, {**read_json(manifest), **asdict(quality)})
+
+
+def _settings(name: str, entry: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """The section that the item names, `quantize.gguf` for example."""
+    found: Any = params
+    for key in str(entry.get("section")).split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        raise RecipeError(f"quantize_eval.{name}.section: {entry.get('section')} is no section")
+    return found

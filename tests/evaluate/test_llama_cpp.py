@@ -19,9 +19,9 @@ pytest.importorskip("xllamacpp", reason="the runtimes are an extra")
 
 
 def quantized(folder: Path, out: Path, form: str = "gguf_f16") -> Path:
-    from remerge.quantize import gguf
+    from remerge.quantize import quantize
 
-    gguf.quantize(folder, out, form)
+    quantize(folder, out, form)
     return out
 
 

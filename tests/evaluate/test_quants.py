@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
 import yaml
 
 from remerge.evaluate import Suite, score, suite_from_params
+from remerge.quantize import quantize
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "embedded" / "sources" / "sorting"
@@ -30,23 +30,22 @@ def scores(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("container", "form", "runtime"),
+    ("form", "runtime"),
     [
-        ("gguf", "gguf_f16", "xllamacpp"),
-        ("gguf", "gguf_q8_0", "xllamacpp"),
-        ("ggml", "ggml_f16", "ctransformers"),
+        ("gguf_f16", "xllamacpp"),
+        ("gguf_q8_0", "xllamacpp"),
+        ("ggml_f16", "ctransformers"),
     ],
 )
 def test_a_quant_of_eight_bits_or_more_scores_as_the_model_does(
     suite: Suite,
     scores: dict[str, float],
     tmp_path: Path,
-    container: str,
     form: str,
     runtime: str,
 ) -> None:
     pytest.importorskip(runtime, reason="the runtimes are an extra")
-    importlib.import_module(f"remerge.quantize.{container}").quantize(MODEL, tmp_path / "q", form)
+    quantize(MODEL, tmp_path / "q", form)
     found = score(tmp_path / "q", suite, tmp_path / "scores")["scores"]
     for name, value in scores.items():
         # Half precision may tip one answer of a skill.
@@ -58,10 +57,8 @@ def test_a_gptq_folder_is_scored_by_transformers_like_any_other(
     suite: Suite, scores: dict[str, float], tmp_path: Path
 ) -> None:
     pytest.importorskip("compressed_tensors", reason="GPTQ is an extra")
-    from remerge.quantize import gptq
-
     calibration = ROOT / "embedded" / "calibration.txt"
-    gptq.quantize(MODEL, tmp_path / "q", "gptq_4bit_128g", threads=1, calibration=calibration)
+    quantize(MODEL, tmp_path / "q", "gptq_4bit_128g", threads=1, calibration=calibration)
     found = score(tmp_path / "q", suite, tmp_path / "scores")["scores"]
     differences = [abs(found[name] - value) for name, value in scores.items()]
     assert sum(differences) / len(differences) < 0.1

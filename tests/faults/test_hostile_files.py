@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError, RemergeError, SourceError
-from remerge.quantize.gguf import quantize
+from remerge.quantize import quantize
 from remerge.report.build import Build
 from remerge.report.card import card
 from remerge.report.page import page

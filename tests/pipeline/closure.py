@@ -10,7 +10,10 @@ import re
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 SRC = Path(__file__).resolve().parents[2] / "src"
+PLACES = SRC.parent / "conf" / "code" / "places.yaml"
 
 
 def file_of(module: str) -> Path | None:
@@ -56,28 +59,42 @@ def closure(module: str) -> set[str]:
     return {path.relative_to(SRC.parent).as_posix() for path in files}
 
 
-def room_closure(kind: str) -> set[str]:
-    """What items of `quantize_eval` of one kind run."""
-    modules = [f"stages.{kind}"] + [
-        f"remerge.{kind}.{path.stem}" for path in (SRC / "remerge" / kind).glob("*.py")
-    ]
+@cache
+def places() -> dict[str, dict[str, str]]:
+    """The folders of code that items of `quantize_eval` name, by kind or container."""
+    found: dict[str, dict[str, str]] = yaml.safe_load(PLACES.read_text())
+    return found
+
+
+def kind_of(own: str) -> str:
+    """`quantize` of `src/remerge/quantize/gguf`: the stage's module of that name runs the item."""
+    return Path(own).relative_to("src/remerge").parts[0]
+
+
+def item_closure(name: str) -> set[str]:
+    """What the items of one kind or container run: the stage, the kind's module, the own room."""
+    own = places()[name]["own"]
+    room = own.removeprefix("src/").replace("/", ".")
+    modules = [f"{room}.{path.stem}" for path in (SRC.parent / own).glob("*.py")]
+    modules += ["stages.quantize_eval", f"stages.{kind_of(own)}"]
     return set().union(*(closure(module) for module in modules))
 
 
-KINDS = ("quantize", "evaluate")
-
-
-def is_own(file: str, kind: str) -> bool:
-    """Whether a file belongs to one kind of item alone."""
-    return file.startswith(f"src/remerge/{kind}/") or file == f"src/stages/{kind}.py"
+def is_named_by_items(file: str) -> bool:
+    """Whether a file is one that an item names itself: in a room of its own, or its kind's."""
+    rooms = {folder for folders in places().values() for folder in folders.values()}
+    kinds = {kind_of(folders["own"]) for folders in places().values()}
+    return any(file.startswith(f"{room}/") for room in rooms) or file in {
+        f"src/stages/{kind}.py" for kind in kinds
+    }
 
 
 def code_of(stage: str) -> set[str]:
     """The code that a stage of `dvc.yaml` has to name."""
     if stage != "quantize_eval":
         return closure(f"stages.{stage}")
-    shared = closure("stages.quantize_eval").union(*(room_closure(kind) for kind in KINDS))
-    return {file for file in shared if not any(is_own(file, kind) for kind in KINDS)}
+    shared = set().union(*(item_closure(name) for name in places()))
+    return {file for file in shared if not is_named_by_items(file)}
 
 
 def rewritten(text: str) -> str:

@@ -8,7 +8,15 @@ import pytest
 import yaml
 
 from stages.compose import composed
-from tests.pipeline.closure import KINDS, SRC, code_of, is_own, room_closure
+from tests.pipeline.closure import (
+    SRC,
+    code_of,
+    is_named_by_items,
+    item_closure,
+    kind_of,
+    places,
+)
+from tests.pipeline.resolved import Resolved, changed, new_repository, resolve
 
 ROOT = SRC.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -41,10 +49,15 @@ def test_the_report_states_the_digest_of_all_code_and_depends_on_it() -> None:
     assert not code_deps("report")
 
 
-def test_items_of_one_kind_run_no_code_of_the_other() -> None:
-    for kind in KINDS:
-        others = [other for other in KINDS if other != kind]
-        assert not any(is_own(file, other) for file in room_closure(kind) for other in others)
+@pytest.mark.parametrize("name", places())
+def test_an_item_names_exactly_the_rooms_it_runs(name: str) -> None:
+    folders = set(places()[name].values())
+    named = {
+        path.relative_to(ROOT).as_posix() for folder in folders for path in ROOT.glob(f"{folder}/*")
+    }
+    named = {file for file in named if file.endswith(".py")}
+    named.add(f"src/stages/{kind_of(places()[name]['own'])}.py")
+    assert {file for file in item_closure(name) if is_named_by_items(file)} == named
 
 
 def test_evaluation_code_is_no_dependency_of_any_merge() -> None:
@@ -56,13 +69,59 @@ def test_the_committed_params_are_what_conf_composes_to() -> None:
     assert (ROOT / "params.yaml").read_text() == composed([], ROOT / "conf")
 
 
+RECIPES = sorted(
+    path.stem
+    for path in Path(ROOT / "conf/recipe").glob("*.yaml")
+    if path.read_text().startswith("# @package _global_")
+)
+SUITES = sorted(path.stem for path in Path(ROOT / "conf/eval").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return new_repository(tmp_path_factory.mktemp("dvc") / "repository")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_dvc_resolves_every_recipe_with_every_suite(
+    repository: Path, recipe: str, suite: str
+) -> None:
+    stages = resolve(repository, f"recipe={recipe}", f"eval={suite}", "quantize=all")
+    items = {name for name in stages if name.startswith("quantize_eval@g")}
+    assert len(items) == len(list((ROOT / "conf/quantize").glob("g*_*.yaml")))
+
+
+@pytest.fixture(scope="module")
+def as_committed(repository: Path) -> dict[str, Resolved]:
+    return resolve(repository)
+
+
 @pytest.mark.parametrize(
-    "recipe",
+    ("override", "runs"),
     [
-        p.stem
-        for p in sorted(Path(ROOT / "conf/recipe").glob("tiny*.yaml"))
-        if "sources" not in p.stem
+        ("quantize.calibration=README.md", {"quantize_eval@gptq_4bit_128g"}),
+        ("quantize=all", {"quantize_eval@gptq_4bit_128g_actorder"}),
+        ("recipe.prompt=alpaca", "gguf gptq"),
+        ("quantize.measure=false", "gguf ggml gptq"),
+        ("eval.batch_size=3", "score"),
     ],
 )
-def test_every_embedded_recipe_composes(recipe: str) -> None:
-    assert f"name: {recipe}\n" in composed([f"recipe={recipe}"], ROOT / "conf")
+def test_an_item_runs_again_for_what_it_reads_and_for_nothing_else(
+    repository: Path, as_committed: dict[str, Resolved], override: str, runs: set[str] | str
+) -> None:
+    if isinstance(runs, str):
+        starts = tuple(f"quantize_eval@{start}" for start in runs.split())
+        runs = {name for name in as_committed if name.startswith(starts)}
+    assert changed(as_committed, resolve(repository, override)) - {"report"} == runs
+
+
+def test_the_code_of_one_container_is_no_dependency_of_another(
+    as_committed: dict[str, Resolved],
+) -> None:
+    for container in ("gguf", "ggml", "gptq", "evaluate"):
+        own = places()[container]["own"]
+        start = "score" if container == "evaluate" else container
+        users = {name for name, stage in as_committed.items() if own in stage.deps}
+        items = {name for name in as_committed if name.startswith(f"quantize_eval@{start}")}
+        assert users == items

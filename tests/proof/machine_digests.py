@@ -22,8 +22,8 @@ from remerge.kernels.distance import RESULTS, compare_16, compare_32
 from remerge.merge.bake import plan_bake
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
-from remerge.quantize import ggml, gguf
-from remerge.quantize.encoding import TYPES
+from remerge.quantize import quantize
+from remerge.quantize.gguf.types import TYPES
 from remerge.shards.artefact import build, companions_of
 from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_f32
@@ -121,8 +121,8 @@ def quantised_blocks(values: np.ndarray) -> dict[str, str]:
 def quantised_models(model: Path, work: Path) -> dict[str, dict[str, str]]:
     """A whole Llama in both containers: with `quantised_blocks`, every format of theirs."""
     found = {}
-    for container, name in ((gguf, "gguf_q4_k_m"), (ggml, "ggml_q5_1")):
-        container.quantize(model, work / name, name, threads=2)
+    for name in ("gguf_q4_k_m", "ggml_q5_1"):
+        quantize(model, work / name, name, threads=2)
         found[name] = folder_digests(work / name)
     return found
 

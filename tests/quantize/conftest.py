@@ -103,14 +103,14 @@ def make_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def quantized(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of the tiny Llama in a format, made once."""
-    from remerge.quantize.produce import quantize
+    from remerge.quantize import quantize
 
     folder = tmp_path_factory.mktemp("quantized")
     text = write_text(folder / "text.txt")
 
     @cache
     def make(name: str) -> Path:
-        quantize(tiny_llama, folder / name, name, calibration=text)
+        quantize(tiny_llama, folder / name, name, calibration=text, prompt="alpaca")
         return folder / name
 
     return make

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remerge.quantize.encoding import TYPES, BlockType
+from remerge.quantize.blocks.encoding import BlockType
+from remerge.quantize.gguf.types import TYPES
 
 SIMPLE = ("Q4_0", "Q5_0", "Q5_1", "Q8_0")
 SUPER = ("Q4_K", "Q5_K", "Q6_K")
@@ -127,7 +128,7 @@ DIGEST = """
 import hashlib, sys
 sys.path[:0] = sys.argv[1:]
 from test_blocks import SIMPLE, SUPER, awkward_values, encoded
-from remerge.quantize.encoding import TYPES
+from remerge.quantize.gguf.types import TYPES
 digest = hashlib.sha256()
 for name in SIMPLE + SUPER:
     digest.update(encoded(TYPES[name], awkward_values()).tobytes())

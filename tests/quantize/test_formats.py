@@ -7,40 +7,75 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from remerge.errors import RecipeError
-from remerge.quantize.formats import FORMATS, choose, of_container
+from remerge.quantize import quantize
+from remerge.quantize.formats import FORMATS, choose
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
 
 
-def test_default_holds_only_what_is_the_same_on_every_machine() -> None:
-    assert {entry.class_ for entry in choose("default")} <= {"exact", "stable"}
-    assert [entry.name for entry in choose("all")] == list(FORMATS)
+def options() -> set[str]:
+    """The formats that conf/quantize has an item for."""
+    return {path.stem for path in (CONF / "quantize").glob("g*_*.yaml")}
 
 
-@pytest.mark.parametrize("names", ["gguf_q3", ["gguf_f16", "GGUF_F16"]])
-def test_an_unknown_format_is_named_with_the_known_ones(names: str | list[str]) -> None:
-    with pytest.raises(
-        RecipeError, match=r"is not a format; choose default, all, or from gguf_f16"
-    ):
-        choose(names)
+def chosen(option: str) -> set[str]:
+    """The formats that an option of conf/quantize stands for."""
+    listed = yaml.safe_load((CONF / "quantize" / f"{option}.yaml").read_text())["defaults"]
+    return set().union(*({name} if name in FORMATS else chosen(name) for name in listed))
 
 
-def test_a_format_named_twice_is_an_error() -> None:
+def test_every_format_has_an_item_and_a_place_in_the_report() -> None:
+    report = yaml.safe_load((CONF / "report" / "places.yaml").read_text())
+    assert options() == set(FORMATS) == set(report["formats"])
+
+
+def test_the_options_of_the_pipeline_are_what_their_names_say() -> None:
+    assert chosen("exact") == {entry.name for entry in choose(["exact"])}
+    assert chosen("all") == {entry.name for entry in choose(["all"])} == set(FORMATS)
+    assert {FORMATS[name].class_ for name in chosen("default")} == {"exact", "stable"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_item_is_of_its_own_container(name: str) -> None:
+    text = (CONF / "quantize" / f"{name}.yaml").read_text()
+    entry = yaml.safe_load(text)["quantize_eval"][name]
+    container = FORMATS[name].container
+    assert (entry["section"], entry["code"]) == (f"quantize.{container}", f"${{code.{container}}}")
+    assert entry["text"] == f"${{quantize.{'calibration' if container == 'gptq' else 'texts'}}}"
+
+
+@pytest.mark.parametrize("name", ["gguf_q3", "GGUF_F16", "gguf", "q4_0"])
+def test_an_unknown_format_is_named_with_the_known_ones(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=rf"'{name}' is not a format; .*gguf"):
+        choose([name])
+    with pytest.raises(RecipeError, match=rf"'{name}' is not a format; .*gguf"):
+        quantize(tmp_path, tmp_path / "out", name)
+
+
+@pytest.mark.parametrize("names", [["gguf_f16", "gguf_f16"], ["exact", "ggml_q8_0"]])
+def test_a_format_named_twice_is_an_error(names: list[str]) -> None:
     with pytest.raises(RecipeError, match="named twice"):
-        choose(["gguf_f16", "gguf_f16"])
-
-
-def test_a_format_of_another_container_is_an_error() -> None:
-    with pytest.raises(RecipeError, match="ggml_f16 is a ggml format, not gguf"):
-        of_container("ggml_f16", "gguf")
+        choose(names)
 
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("formats", "numpy"), ("gguf", "torch"), ("ggml", "torch"), ("gptq", "torch")],
+    [
+        ("formats", "numpy"),
+        ("gguf.write", "torch"),
+        ("ggml.write", "torch"),
+        ("gptq.write", "torch"),
+    ],
 )
 def test_modules_import_no_more_than_they_need(module: str, heavy: str) -> None:
     code = f"import sys, remerge.quantize.{module}; print({heavy!r} in sys.modules)"
-    source = Path(__file__).parents[2] / "src"
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(source)!r}); {code}"]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {code}",
+    ]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError, NumericError
-from remerge.quantize.ggml import feed_forward_multiple, quantize
-from remerge.quantize.llama import LlamaShape
-from remerge.quantize.runtimes import load_ggml
+from remerge.quantize import quantize
+from remerge.quantize.core.llama import LlamaShape
+from remerge.quantize.ggml.write import feed_forward_multiple
+from tests.quantize.runtimes import load_ggml
 
 PROMPTS = ([1, 259, 300, 286, 310], [1, 280, 290, 301], [1, 320])
 DIVERGENCE = {"ggml_q8_0": 1e-2, "ggml_q5_1": 0.15, "ggml_q4_0": 0.7}

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError, NumericError, RecipeError
-from remerge.quantize.dequantized import gptq_weights
-from remerge.quantize.gptq import group_scales, pack, quantize, unpack
-from remerge.quantize.gptq_solver import DAMPING, GROUP, solve
-from remerge.quantize.llama import read_shape
-from remerge.quantize.perplexity import measure
+from remerge.quantize import quantize
+from remerge.quantize.core.llama import read_shape
+from remerge.quantize.core.perplexity import measure
+from remerge.quantize.gptq.packing import group_scales, pack, unpack
+from remerge.quantize.gptq.solver import DAMPING, GROUP, solve
+from remerge.quantize.gptq.weights import open_weights as gptq_weights
 from remerge.tensors.checkpoint import read_config
 
 NAMES = ("gptq_4bit_128g", "gptq_4bit_128g_actorder")
@@ -136,7 +137,7 @@ DIGEST = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from remerge.quantize.gptq import quantize
+from remerge.quantize import quantize
 model, out, text, threads = sys.argv[2:]
 for name in ("gptq_4bit_128g", "gptq_4bit_128g_actorder"):
     report = quantize(model, Path(out) / name, name, threads=int(threads), calibration=Path(text))

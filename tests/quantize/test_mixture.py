@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from remerge.quantize.llama import LlamaShape, LlamaTensor
-from remerge.quantize.mixture import MIXTURES, choose_type, is_sensitive
+from remerge.quantize.core.llama import LlamaShape, LlamaTensor
+from remerge.quantize.gguf.mixture import MIXTURES, choose_type, is_sensitive
 from remerge.tensors.safetensors import TensorInfo
 
 PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from remerge.errors import RecipeError
-from remerge.quantize.corpus import calibration_windows, read_passages
-from remerge.quantize.dequantized import checkpoint_weights, quantized_weights
-from remerge.quantize.forward import log_probabilities
-from remerge.quantize.llama import LlamaShape, read_shape
-from remerge.quantize.perplexity import measure
+from remerge.quantize.core.corpus import calibration_windows, read_passages
+from remerge.quantize.core.forward import log_probabilities
+from remerge.quantize.core.llama import LlamaShape, read_shape
+from remerge.quantize.core.perplexity import measure
+from remerge.quantize.core.weights import checkpoint_weights, quantized_weights
 from remerge.tensors.checkpoint import read_config
 
 

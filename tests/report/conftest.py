@@ -15,8 +15,8 @@ from remerge.evaluate.results import summarise
 from remerge.evaluate.suite import suite_from_params
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.quantize.core.reporting import write_report
 from remerge.quantize.formats import FORMATS
-from remerge.quantize.reporting import write_report
 from remerge.report.build import Build, Scored
 from remerge.shards.artefact import build as build_artefact
 from remerge.tensors.checkpoint import open_checkpoint, read_json

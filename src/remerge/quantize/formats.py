@@ -2,94 +2,39 @@
 
 >>> FORMATS["gguf_q4_k_m"].container
 'gguf'
+>>> [entry.name for entry in choose(["exact", "gptq_4bit_128g"])]
+['gguf_f16', …, 'ggml_q8_0', 'gptq_4bit_128g']
 
-`class_` says when two machines make the same bytes (see `docs/decisions/gptq.md` for GPTQ):
-
-* ``exact``: always, by the definition of the arithmetic;
-* ``stable``: the bytes are discrete results of a float64 computation whose noise is ten orders
-  below what could move one;
-* ``same-platform``: on one machine with one set of libraries.
+Each container keeps its own rows, so that what writes one depends on none of the others. Which of
+them the pipeline makes by default is said in `conf/quantize`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 from remerge.errors import RecipeError
-
-Class = Literal["exact", "stable", "same-platform"]
-
-
-@dataclass(frozen=True)
-class Format:
-    """One row of the table: `runtime` is the program in which the file is known to run."""
-
-    name: str
-    container: Literal["gguf", "ggml", "gptq"]
-    class_: Class
-    runtime: str
-    description: str
-    default: bool
-
-
-def _gguf(name: str, description: str, *, default: bool = True) -> Format:
-    return Format(f"gguf_{name}", "gguf", "exact", "llama.cpp", description, default)
-
-
-def _ggml(name: str, description: str) -> Format:
-    return Format(f"ggml_{name}", "ggml", "exact", "ctransformers", description, default=True)
-
-
-def _gptq(name: str, description: str, *, default: bool) -> Format:
-    return Format(f"gptq_{name}", "gptq", "stable", "transformers", description, default)
-
-
-_ALL = (
-    _gguf("f16", "float16, what every other GGUF is compared with"),
-    _gguf("bf16", "bfloat16: the range of float32, three bits less precision than float16"),
-    _gguf("q8_0", "8 bits, blocks of 32: no loss that a benchmark shows"),
-    _gguf("q4_0", "4 bits, blocks of 32: the fastest on small machines"),
-    _gguf("q5_0", "5 bits, blocks of 32"),
-    _gguf("q4_k_m", "4 bits, blocks of 256, more for the sensitive tensors: what most people take"),
-    _gguf("q5_k_m", "5 bits, blocks of 256, more for the sensitive tensors"),
-    _gguf("q6_k", "6 bits, blocks of 256"),
-    _ggml("f16", "legacy ggjt v3, float16: for programs of 2023"),
-    _ggml("q4_0", "legacy ggjt v3, 4 bits"),
-    _ggml("q5_1", "legacy ggjt v3, 5 bits with an offset"),
-    _ggml("q8_0", "legacy ggjt v3, 8 bits"),
-    _gptq(
-        "4bit_128g", "4 bits, groups of 128, calibrated, for transformers and vLLM", default=True
-    ),
-    _gptq("4bit_128g_actorder", "the same, the largest inputs first", default=False),
-)
+from remerge.quantize.core.format import Format, one_of
+from remerge.quantize.ggml.formats import FORMATS as GGML
+from remerge.quantize.gguf.formats import FORMATS as GGUF
+from remerge.quantize.gptq.formats import FORMATS as GPTQ
 
 #: Every format by its name, in the order in which tables show them.
-FORMATS: dict[str, Format] = {entry.name: entry for entry in _ALL}
+FORMATS: dict[str, Format] = {**GGUF, **GGML, **GPTQ}
 
 
-def choose(names: str | Iterable[str]) -> tuple[Format, ...]:
-    """The formats meant by ``default``, ``all``, or a list of names; RecipeError for others."""
-    if names == "default":
-        return tuple(entry for entry in _ALL if entry.default)
-    if names == "all":
-        return _ALL
-    listed = [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in listed if name not in FORMATS]
-    if unknown:
-        raise RecipeError(
-            f"quantize.formats: {unknown[0]!r} is not a format; "
-            f"choose default, all, or from {', '.join(FORMATS)}"
-        )
-    if len(set(listed)) != len(listed):
-        raise RecipeError("quantize.formats: a format is named twice")
-    return tuple(FORMATS[name] for name in listed)
+def choose(names: Sequence[str]) -> tuple[Format, ...]:
+    """The formats meant by names; ``all`` and ``exact`` (those of that class) stand for several.
 
-
-def of_container(name: str, container: str) -> Format:
-    """The format `name`, which must belong to `container`; RecipeError otherwise."""
-    (entry,) = choose([name])
-    if entry.container != container:
-        raise RecipeError(f"{name} is a {entry.container} format, not {container}")
-    return entry
+    RecipeError for a name that is no format, and for a format that is named twice.
+    """
+    chosen: list[Format] = []
+    for name in names:
+        if name in ("all", "exact"):
+            chosen += [each for each in FORMATS.values() if name in ("all", each.class_)]
+        else:
+            chosen.append(one_of(FORMATS, name))
+    for position, entry in enumerate(chosen):
+        if entry in chosen[:position]:
+            raise RecipeError(f"{entry.name} is named twice")
+    return tuple(chosen)

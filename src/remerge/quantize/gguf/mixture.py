@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remerge.quantize.encoding import TYPES, BlockType
-from remerge.quantize.llama import LlamaShape, LlamaTensor
+from remerge.quantize.blocks.encoding import BlockType
+from remerge.quantize.core.llama import LlamaShape, LlamaTensor
+from remerge.quantize.gguf.types import TYPES
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from remerge.quantize.llama import LlamaShape
+from remerge.quantize.core.llama import LlamaShape
 
 #: Rows for which logits are in memory together.
 _LOGIT_ROWS = 1024

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from remerge.quantize.corpus import read_passages
-from remerge.quantize.dequantized import checkpoint_weights, quantized_weights
-from remerge.quantize.forward import log_probabilities
-from remerge.quantize.llama import read_shape
+from remerge.quantize.core.corpus import read_passages
+from remerge.quantize.core.forward import log_probabilities
+from remerge.quantize.core.llama import read_shape
+from remerge.quantize.core.weights import checkpoint_weights, quantized_weights
 from remerge.tensors.checkpoint import read_config
 
 #: Tokens in a window and windows of a plain text that are read.

@@ -20,8 +20,8 @@ import numpy as np
 from numba import njit
 
 from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
-from remerge.quantize.blocks import is_finite_half, put_u16
-from remerge.quantize.superblock_lanes import (
+from remerge.quantize.blocks.simple import is_finite_half, put_u16
+from remerge.quantize.gguf.superblock_lanes import (
     LANES,
     WIDTH,
     code_between,

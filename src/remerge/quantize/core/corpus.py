@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from remerge.errors import CheckpointError, RecipeError
-from remerge.quantize.vocabulary import Vocabulary, read_vocabulary
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.tensors.safetensors import parse_json_object, regular_file_size
 
 _SIZE_LIMIT = 256_000_000

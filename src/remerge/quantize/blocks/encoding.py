@@ -1,33 +1,35 @@
-"""Turn a tensor of a checkpoint into the bytes of a ggml type, a few rows at a time.
+"""Turn tensors of a checkpoint into the bytes of ggml types, a few rows at a time.
 
->>> with ThreadPoolExecutor(2) as pool:
-...     for piece in encode(tensor, TYPES["Q4_K"], pool, depth=4):
-...         file.write(piece)
+>>> write_tensors(file, [(tensor, TYPES["Q4_0"])], threads=2, label="gguf_q4_0")
 
 The rows are cut into pieces at places that depend on the shape alone; the pieces are computed by
-any number of threads and given back in order. What is in memory is `depth` pieces, never a tensor.
+any number of threads and written in order. What is in memory is a few pieces, never a tensor.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
 from remerge.errors import CheckpointError, NumericError, printable
 from remerge.kernels.blocks import narrow, widen
 from remerge.kernels.halves import BF16, F16, F32
-from remerge.quantize import blocks, superblocks_offset, superblocks_signed
-from remerge.quantize.llama import LlamaTensor
+from remerge.progress import track
+from remerge.quantize.blocks import simple
+from remerge.quantize.core.llama import LlamaTensor
 from remerge.tensors.checkpoint import raw_bytes
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 
 Kernel = Callable[[np.ndarray, np.ndarray], bool]
 #: Weights in one piece: large enough to keep a thread busy, small enough for its cache.
 PIECE = 1 << 18
+#: The data of every tensor begin at a multiple of this, in both containers.
+ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,17 @@ def _narrowing(code: int) -> Kernel:
     return lambda x, out: narrow(x, code, out)
 
 
-#: The types this library writes; `code` is ggml's number for the type, in both containers.
+#: The types of both containers; `code` is ggml's number for the type.
 TYPES: dict[str, BlockType] = {
     kind.name: kind
     for kind in (
         BlockType("F32", 0, 1, 4, _narrowing(F32)),
         BlockType("F16", 1, 1, 2, _narrowing(F16)),
         BlockType("BF16", 30, 1, 2, _narrowing(BF16)),
-        BlockType("Q4_0", 2, 32, 18, blocks.q4_0),
-        BlockType("Q5_0", 6, 32, 22, blocks.q5_0),
-        BlockType("Q5_1", 7, 32, 24, blocks.q5_1),
-        BlockType("Q8_0", 8, 32, 34, blocks.q8_0),
-        BlockType("Q4_K", 12, 256, 144, superblocks_offset.q4_k),
-        BlockType("Q5_K", 13, 256, 176, superblocks_offset.q5_k),
-        BlockType("Q6_K", 14, 256, 210, superblocks_signed.q6_k),
+        BlockType("Q4_0", 2, 32, 18, simple.q4_0),
+        BlockType("Q5_0", 6, 32, 22, simple.q5_0),
+        BlockType("Q5_1", 7, 32, 24, simple.q5_1),
+        BlockType("Q8_0", 8, 32, 34, simple.q8_0),
     )
 }
 
@@ -96,7 +95,7 @@ def encode_rows(tensor: LlamaTensor, kind: BlockType, start: int, stop: int) -> 
     values = np.empty((stop - start) * tensor.columns, np.float32)
     widen(raw, KERNEL_CODE[info.dtype], values)
     out = np.empty(kind.size(values.size), np.uint8)
-    if not blocks.all_finite(values) or not kind.kernel(values, out):
+    if not simple.all_finite(values) or not kind.kernel(values, out):
         _refuse(tensor, kind, values, start)
     return out
 
@@ -123,3 +122,26 @@ def encode(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def write_tensors(
+    file: BinaryIO,
+    plan: Iterable[tuple[LlamaTensor, BlockType]],
+    threads: int,
+    label: str,
+    header: Callable[[LlamaTensor, BlockType], bytes] | None = None,
+) -> None:
+    """Append all tensors, each behind its `header` if it has one, data at aligned places.
+
+    NumericError for NaN or Inf, CheckpointError for rows that `BlockType.width` does not divide.
+    """
+    rows = list(plan)
+    total = sum(tensor.info.nbytes for tensor, _ in rows)
+    with ThreadPoolExecutor(threads) as pool, track(total, label) as bar:
+        for tensor, kind in rows:
+            if header:
+                file.write(header(tensor, kind))
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            pieces = encode(tensor, kind, pool, depth=2 * threads)
+            file.writelines(piece.data for piece in pieces)
+            bar.advance(tensor.info.nbytes)

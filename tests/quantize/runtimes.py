@@ -5,7 +5,7 @@
 
 Every runtime is an optional extra; ToolError says which one is missing. They compute in float32 or
 less, so what they return is of the class *same-platform* and belongs into tests, not into metrics
-(for those see `remerge.quantize.perplexity`).
+(for those see `remerge.quantize.core.perplexity`).
 """
 
 from __future__ import annotations

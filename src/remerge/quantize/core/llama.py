@@ -1,4 +1,4 @@
-"""A Llama model folder as the two ggml containers see it: its shape and its tensors in order.
+"""A Llama model folder as every format sees it: its shape and its tensors in order.
 
 >>> shape = read_shape(read_config(folder), str(folder))
 >>> tensors = llama_tensors(open_checkpoint(folder), shape)
@@ -112,7 +112,12 @@ def read_shape(config: dict[str, Any], where: str) -> LlamaShape:
     if config.get("model_type") != "llama":
         raise CheckpointError(
             f"{where}: config.json: model_type is {printable(config.get('model_type'), 40)!r}; "
-            "GGUF and GGML files are written for llama only"
+            "only llama can be quantized"
+        )
+    if config.get("hidden_act", "silu") != "silu":
+        raise CheckpointError(
+            f"{where}: config.json: hidden_act is {printable(config['hidden_act'], 40)!r}; every "
+            "runtime of these formats computes silu"
         )
     heads = _number(config, "num_attention_heads", where)
     hidden = _number(config, "hidden_size", where)

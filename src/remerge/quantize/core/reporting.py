@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from remerge.atomic import write_json
-from remerge.quantize.formats import Format
+from remerge.quantize.core.format import Format
 
 CHUNK = 1 << 22
 
@@ -19,7 +19,7 @@ class QuantReport:
 
     `size` counts bytes of that file, `bits_per_weight` is 8·size / number of weights, so metadata
     and tokenizer count too. `tensor_types` says how many tensors became what, `notes` what was done
-    to the vocabulary.
+    to the vocabulary and the chat template. `name` is what the result calls the model.
     """
 
     format: str
@@ -33,6 +33,7 @@ class QuantReport:
     bits_per_weight: float
     tensor_types: dict[str, int]
     notes: tuple[str, ...] = field(default=())
+    name: str = "model"
 
 
 def sha256_of(path: Path) -> str:
@@ -52,27 +53,28 @@ def write_report(
     tensor_types: dict[str, int],
     notes: Sequence[str] = (),
     others: Sequence[str] = (),
+    name: str = "model",
 ) -> QuantReport:
     """Describe `folder / file` and write `manifest.json`; `others` are further files it lists."""
-    size = (folder / file).stat().st_size
+    names = sorted({file, *others})
+    digests = {each: sha256_of(folder / each) for each in names}
+    sizes = {each: (folder / each).stat().st_size for each in names}
     report = QuantReport(
         form.name,
         form.container,
         form.class_,
         form.runtime,
         file,
-        sha256_of(folder / file),
-        size,
+        digests[file],
+        sizes[file],
         weights,
-        round(8 * size / weights, 4),
+        round(8 * sizes[file] / weights, 4),
         dict(sorted(tensor_types.items())),
         tuple(notes),
+        name,
     )
     manifest = asdict(report)
     manifest["class"] = manifest.pop("class_")
-    manifest["files"] = {
-        name: {"sha256": sha256_of(folder / name), "size": (folder / name).stat().st_size}
-        for name in sorted({file, *others})
-    }
+    manifest["files"] = {each: {"sha256": digests[each], "size": sizes[each]} for each in names}
     write_json(folder / "manifest.json", manifest)
     return report

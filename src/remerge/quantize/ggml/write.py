@@ -1,7 +1,5 @@
 """Write a Llama model folder as a legacy GGML file (container `ggjt`, version 3, of mid 2023).
 
->>> quantize(Path("merged/final"), Path("quantized/ggml_q4_0"), "ggml_q4_0")
-
 Kept for the programs of that year, which read nothing newer; for everything else take GGUF. The
 layout is that of `convert.py` and `llama.cpp` at commit `dadbed9`: seven numbers, the vocabulary
 with scores, then each tensor with its own small header and data at a multiple of 32 bytes. The
@@ -14,24 +12,18 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
-from pathlib import Path
-from typing import BinaryIO
 
 from remerge.atomic import open_atomic
 from remerge.errors import CheckpointError
-from remerge.progress import track
-from remerge.quantize.encoding import TYPES, BlockType, encode
-from remerge.quantize.formats import of_container
-from remerge.quantize.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
-from remerge.quantize.reporting import QuantReport, write_report
-from remerge.quantize.vocabulary import Vocabulary, read_vocabulary
+from remerge.quantize.blocks.encoding import TYPES, BlockType, write_tensors
+from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
+from remerge.quantize.core.reporting import QuantReport, write_report
+from remerge.quantize.core.request import Request
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.tensors.checkpoint import open_checkpoint, read_config
 from remerge.tensors.tokenizer import BYTE, CONTROL, UNKNOWN
 
 FILE_NAME = "model.ggml"
-ALIGNMENT = 32
 _MAGIC, _VERSION = 0x67676A74, 3
 #: Format → type of the matrices, ggml's number for the whole file.
 _FILE_TYPES = {
@@ -56,10 +48,10 @@ _NAMES = {
 }
 
 
-def tensor_name(tensor: LlamaTensor) -> str:
+def tensor_name(part: str, layer: int) -> str:
     """The name in the file: `layers.3.attention.wq.weight`, `output.weight`."""
-    place = f"layers.{tensor.layer}." if tensor.layer >= 0 else ""
-    return f"{place}{_NAMES[tensor.part]}.weight"
+    place = f"layers.{layer}." if layer >= 0 else ""
+    return f"{place}{_NAMES[part]}.weight"
 
 
 def feed_forward_multiple(shape: LlamaShape, where: str) -> int:
@@ -90,6 +82,16 @@ def check_shape(shape: LlamaShape, where: str) -> None:
         reason = "an output matrix tied to the embedding"
     if reason:
         raise CheckpointError(f"{where}: a ggjt file cannot hold {reason}; write GGUF instead")
+
+
+def check_vocabulary(vocabulary: Vocabulary, where: str) -> None:
+    """Refuse special tokens other than those that every reader takes for granted."""
+    for role, token in (("bos", 1), ("eos", 2)):
+        if vocabulary.special.get(role) != token:
+            raise CheckpointError(
+                f"{where}: a ggjt file cannot say that {role} is token "
+                f"{vocabulary.special.get(role)}: readers take {token}; write GGUF instead"
+            )
 
 
 def _piece(text: str, kind: int) -> bytes:
@@ -127,57 +129,36 @@ def _header(shape: LlamaShape, vocabulary: Vocabulary, multiple: int, file_type:
 
 
 def _tensor_header(tensor: LlamaTensor, kind: BlockType) -> bytes:
-    name, sizes = tensor_name(tensor).encode(), tensor.info.shape[::-1]
+    name = tensor_name(tensor.part, tensor.layer).encode()
+    sizes = tensor.info.shape[::-1]
     return struct.pack(f"<3I{len(sizes)}I", len(sizes), len(name), kind.code, *sizes) + name
 
 
-def _write(
-    file: BinaryIO, plan: list[tuple[LlamaTensor, BlockType]], threads: int, label: str
-) -> None:
-    total = sum(tensor.info.nbytes for tensor, _ in plan)
-    with ThreadPoolExecutor(threads) as pool, track(total, label) as bar:
-        for tensor, kind in plan:
-            file.write(_tensor_header(tensor, kind))
-            file.write(bytes(-file.tell() % ALIGNMENT))
-            pieces = encode(tensor, kind, pool, depth=2 * threads)
-            file.writelines(piece.data for piece in pieces)
-            bar.advance(tensor.info.nbytes)
+def write(request: Request) -> QuantReport:
+    """Write model.ggml and manifest.json to `request.out`; for the errors see `quantize`.
 
-
-def quantize(
-    model_folder: Path | str,
-    out_folder: Path | str,
-    format_name: str,
-    *,
-    threads: int | None = None,
-    calibration: Path | None = None,
-) -> QuantReport:
-    """Write `out_folder`/model.ggml and manifest.json from the Llama in `model_folder`.
-
-    `threads` (default: all cores) changes the time, never a byte; `calibration` is not used by
-    these formats. CheckpointError for a damaged folder and for a model that the container cannot
-    describe, NumericError for NaN or Inf.
+    CheckpointError also for a model that the container cannot describe.
     """
-    form = of_container(format_name, "ggml")
-    model_folder, out_folder = Path(model_folder), Path(out_folder)
-    where = str(model_folder)
-    matrix_type, file_type = _FILE_TYPES[format_name]
-    shape = read_shape(read_config(model_folder), where)
-    check_shape(shape, where)
-    multiple = feed_forward_multiple(shape, where)
-    tensors = llama_tensors(open_checkpoint(model_folder), shape)
-    vocabulary = read_vocabulary(model_folder, shape.vocabulary)
+    model, label = request.model, request.form.name
+    matrix_type, file_type = _FILE_TYPES[label]
+    shape = read_shape(read_config(model), str(model))
+    check_shape(shape, str(model))
+    multiple = feed_forward_multiple(shape, str(model))
+    tensors = llama_tensors(open_checkpoint(model), shape)
+    vocabulary = read_vocabulary(model, shape.vocabulary)
+    check_vocabulary(vocabulary, str(model))
     plan = [
         (tensor, TYPES[matrix_type if len(tensor.info.shape) == 2 else "F32"]) for tensor in tensors
     ]
-    with open_atomic(out_folder / FILE_NAME) as file:
+    with open_atomic(request.out / FILE_NAME) as file:
         file.write(_header(shape, vocabulary, multiple, file_type))
-        _write(file, plan, threads or cpu_count() or 1, format_name)
+        write_tensors(file, plan, request.threads, label, _tensor_header)
     return write_report(
-        out_folder,
-        form,
+        request.out,
+        request.form,
         FILE_NAME,
         sum(tensor.info.size for tensor in tensors),
         Counter(kind.name for _, kind in plan),
         vocabulary.notes,
+        name=request.name,
     )

@@ -1,0 +1,1 @@
+"""What every format needs: the model, its tokens, a float64 forward pass, the report."""

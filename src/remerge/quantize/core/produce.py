@@ -1,0 +1,62 @@
+"""Make any format by its name.
+
+>>> quantize(Path("merged/final"), Path("quantized/gguf_q8_0"), "gguf_q8_0").size
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remerge.errors import RecipeError
+from remerge.quantize.core.format import CONTAINERS, Format, one_of
+from remerge.quantize.core.request import Request
+
+if TYPE_CHECKING:
+    from remerge.quantize.core.reporting import QuantReport
+
+
+def quantize(
+    model_folder: Path | str,
+    out_folder: Path | str,
+    format_name: str,
+    *,
+    threads: int | None = None,
+    calibration: Path | str | None = None,
+    name: str = "model",
+    prompt: str = "own",
+) -> QuantReport:
+    """Write the Llama in `model_folder` in the format `format_name`, and a manifest.json.
+
+    `threads` (default: all cores) changes the time, never a byte. `calibration` is the text that
+    GPTQ is fitted to, not read for other formats. `name` is what the result calls the model, and
+    `prompt` its chat template (``own``: the model's, if it has one; ``alpaca``; ``raw``: none),
+    where the format has a place for them. RecipeError for a format that does not exist, a missing
+    text or an unknown prompt; CheckpointError for a folder that is damaged, no Llama with a
+    SentencePiece tokenizer, or not what the format can hold; NumericError for NaN or Inf.
+    """
+    from remerge.shards.threads import require_ieee_arithmetic, thread_count
+
+    # The threads that compute inherit the mode of this one.
+    require_ieee_arithmetic()
+    container = format_name.partition("_")[0]
+    if container not in CONTAINERS:
+        raise RecipeError(
+            f"{format_name!r} is not a format; names begin with {', '.join(CONTAINERS)}"
+        )
+    # Each container on its own: who writes GGUF runs nothing that GPTQ needs.
+    room = f"remerge.quantize.{container}"
+    formats: Mapping[str, Format] = importlib.import_module(f"{room}.formats").FORMATS
+    request = Request(
+        Path(model_folder),
+        Path(out_folder),
+        one_of(formats, format_name),
+        thread_count(threads),
+        Path(calibration) if calibration is not None else None,
+        name,
+        prompt,
+    )
+    report: QuantReport = importlib.import_module(f"{room}.write").write(request)
+    return report

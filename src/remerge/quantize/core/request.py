@@ -1,0 +1,25 @@
+"""What is asked of a container: one model, one format, and how the result presents itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from remerge.quantize.core.format import Format
+
+
+@dataclass(frozen=True)
+class Request:
+    """`threads` changes the time, never a byte.
+
+    `calibration` is a text for the formats that are fitted to one. `name` is what the file calls
+    the model. `prompt` chooses its chat template: see `tensors.chat_template`.
+    """
+
+    model: Path
+    out: Path
+    form: Format
+    threads: int
+    calibration: Path | None = None
+    name: str = "model"
+    prompt: str = "own"

@@ -1,0 +1,1 @@
+"""GGML: the legacy container `ggjt` of mid 2023."""

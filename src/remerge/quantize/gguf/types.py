@@ -1,0 +1,15 @@
+"""The number types of GGUF: those that GGML has too, and the K types."""
+
+from __future__ import annotations
+
+from remerge.quantize.blocks.encoding import TYPES as SIMPLE
+from remerge.quantize.blocks.encoding import BlockType
+from remerge.quantize.gguf import superblocks_offset, superblocks_signed
+
+#: By ggml's name; `code` is ggml's number.
+TYPES: dict[str, BlockType] = {
+    **SIMPLE,
+    "Q4_K": BlockType("Q4_K", 12, 256, 144, superblocks_offset.q4_k),
+    "Q5_K": BlockType("Q5_K", 13, 256, 176, superblocks_offset.q5_k),
+    "Q6_K": BlockType("Q6_K", 14, 256, 210, superblocks_signed.q6_k),
+}

@@ -1,0 +1,127 @@
+"""Write a Llama model folder as one GGUF file that llama.cpp runs without anything else.
+
+The container comes from the `gguf` package, the numbers from this library's own exact kernels. The
+bytes depend on the model folder and what is asked for alone: no time, no path, no host, and neither
+the number of threads nor the processor (class *exact*). Norms stay float32.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from os import fsync
+
+from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
+
+from remerge.atomic import publish, temporary_path
+from remerge.quantize.blocks.encoding import ALIGNMENT, BlockType, write_tensors
+from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
+from remerge.quantize.core.reporting import QuantReport, write_report
+from remerge.quantize.core.request import Request
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
+from remerge.quantize.gguf.mixture import MIXTURES, choose_type
+from remerge.tensors.chat_template import chat_template
+from remerge.tensors.checkpoint import open_checkpoint, read_config
+
+FILE_NAME = "model.gguf"
+_QUANTIZATION_VERSION = 2
+
+
+def tensor_name(part: str, layer: int) -> str:
+    """The name in the file: `blk.3.attn_q.weight`, `output.weight`."""
+    place = f"blk.{layer}." if layer >= 0 else ""
+    return f"{place}{part}.weight"
+
+
+def _describe_model(writer: GGUFWriter, shape: LlamaShape, name: str, file_type: int) -> None:
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(_QUANTIZATION_VERSION)
+    writer.add_vocab_size(shape.vocabulary)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_layer_norm_rms_eps(shape.rms_epsilon)
+    writer.add_rope_dimension_count(shape.head_size)
+    writer.add_rope_freq_base(shape.rope_base)
+    if shape.head_size * shape.heads != shape.hidden:
+        writer.add_key_length(shape.head_size)
+        writer.add_value_length(shape.head_size)
+    if shape.rope_factor != 1.0:
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(shape.rope_factor)
+
+
+def _describe_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary, template: str | None) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([text.encode() for text in vocabulary.texts])
+    writer.add_token_scores(list(vocabulary.scores))
+    writer.add_token_types(list(vocabulary.kinds))
+    setters = {
+        "bos": writer.add_bos_token_id,
+        "eos": writer.add_eos_token_id,
+        "unk": writer.add_unk_token_id,
+        "pad": writer.add_pad_token_id,
+    }
+    for role, add in setters.items():
+        if role in vocabulary.special:
+            add(vocabulary.special[role])
+    writer.add_add_bos_token(vocabulary.add_bos)
+    writer.add_add_eos_token(vocabulary.add_eos)
+    writer.add_add_space_prefix(vocabulary.space_prefix)
+    if template is not None:
+        writer.add_chat_template(template)
+
+
+def _write_header(writer: GGUFWriter, plan: list[tuple[LlamaTensor, BlockType]]) -> None:
+    for tensor, kind in plan:
+        writer.add_tensor_info(
+            tensor_name(tensor.part, tensor.layer),
+            tensor.info.shape,
+            None,  # the number type: stands in the last argument
+            kind.size(tensor.info.size),
+            GGMLQuantizationType(kind.code),
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+
+
+def write(request: Request) -> QuantReport:
+    """Write model.gguf and manifest.json to `request.out`; for the errors see `quantize`."""
+    model, out, label = request.model, request.out, request.form.name
+    mixture = MIXTURES[label]
+    shape = read_shape(read_config(model), str(model))
+    tensors = llama_tensors(open_checkpoint(model), shape)
+    vocabulary = read_vocabulary(model, shape.vocabulary)
+    template = chat_template(model, request.prompt)
+    plan = [(tensor, choose_type(tensor, mixture, shape)) for tensor in tensors]
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(out / FILE_NAME)
+    try:
+        writer = GGUFWriter(temporary, "llama")
+        _describe_model(writer, shape, request.name, mixture.file_type)
+        _describe_vocabulary(writer, vocabulary, template.text)
+        _write_header(writer, plan)
+        with temporary.open("ab") as file:
+            write_tensors(file, plan, request.threads, label)
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            file.flush()
+            fsync(file.fileno())
+        publish(temporary, out / FILE_NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return write_report(
+        out,
+        request.form,
+        FILE_NAME,
+        sum(tensor.info.size for tensor in tensors),
+        Counter(kind.name for _, kind in plan),
+        (*vocabulary.notes, *template.notes),
+        name=request.name,
+    )

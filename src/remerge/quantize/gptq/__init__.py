@@ -1,0 +1,1 @@
+"""GPTQ: 4-bit weights fitted to a calibration text."""

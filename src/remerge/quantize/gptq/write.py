@@ -1,0 +1,130 @@
+"""Write a Llama model folder with 4-bit weights fitted to a calibration text (GPTQ).
+
+The result is a folder that transformers and vLLM load: the `pack-quantized` layout of
+compressed-tensors, symmetric codes, one scale for 128 weights, embedding and output matrix left as
+they are. Class *stable*: see `fitting` and `docs/decisions/gptq.md`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from remerge.atomic import open_atomic, write_bytes, write_json, write_text
+from remerge.errors import CheckpointError, RecipeError, printable
+from remerge.progress import track
+from remerge.quantize.core.corpus import calibration_windows
+from remerge.quantize.core.forward import embed
+from remerge.quantize.core.llama import LlamaTensor, llama_tensors, read_shape
+from remerge.quantize.core.reporting import QuantReport, write_report
+from remerge.quantize.core.request import Request
+from remerge.quantize.core.weights import read_weights
+from remerge.quantize.gptq.fitting import Fitting, fit_layer
+from remerge.quantize.gptq.packing import FILE_NAME, FITTED, packed_tensors, quantization_config
+from remerge.quantize.gptq.solver import GROUP
+from remerge.shards.layout import plan_shards
+from remerge.tensors.chat_template import SETTINGS_FILE, TEMPLATE_FILE, chat_template
+from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_config, read_json
+
+#: Windows of the calibration text and tokens in each.
+WINDOWS, WINDOW_LENGTH = 128, 256
+_COPIED = (
+    "generation_config.json",
+    "tokenizer.model",
+    "tokenizer.json",
+    SETTINGS_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    TEMPLATE_FILE,
+)
+
+
+def _produce(
+    fitting: Fitting, tensors: list[LlamaTensor], windows: list[np.ndarray], label: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, bytes) of all tensors of the file, in the order of the model."""
+    states = embed(fitting.weights, windows)
+    arrays: dict[str, np.ndarray] = {}
+    done = -1
+    with track(fitting.shape.layers, label, unit="layer") as bar:
+        for tensor in tensors:
+            if tensor.layer > done:
+                done = tensor.layer
+                states, arrays = fit_layer(fitting, done, states)
+                bar.advance(1)
+            for output in packed_tensors(tensor):
+                if tensor.part in FITTED:
+                    yield output.name, arrays[output.name]
+                else:
+                    read_weights(tensor)
+                    yield output.name, raw_bytes(tensor.info)
+
+
+def _check(tensors: list[LlamaTensor]) -> None:
+    for tensor in tensors:
+        if tensor.part in FITTED and tensor.columns % GROUP:
+            raise CheckpointError(
+                f"{tensor.info.path}: tensor {printable(tensor.info.name)!r}: {tensor.columns} "
+                f"columns are no multiple of the group of {GROUP}"
+            )
+
+
+def _write_companions(model: Path, out: Path, prompt: str) -> tuple[list[str], tuple[str, ...]]:
+    """Copy the tokenizer's files, with the chat template that is asked for: their names, notes."""
+    template = chat_template(model, prompt)
+    files = {name: (model / name) for name in _COPIED if (model / name).is_file()}
+    if not template.own:
+        files.pop(TEMPLATE_FILE, None)
+        settings = read_json(files[SETTINGS_FILE]) if SETTINGS_FILE in files else {}
+        if settings.pop("chat_template", None) is not None:
+            del files[SETTINGS_FILE]
+            write_json(out / SETTINGS_FILE, settings)
+    for name, path in files.items():
+        write_bytes(out / name, path.read_bytes())
+    if not template.own and template.text is not None:
+        write_text(out / TEMPLATE_FILE, template.text)
+    return [name for name in _COPIED if (out / name).is_file()], template.notes
+
+
+def write(request: Request) -> QuantReport:
+    """Write weights, configuration, tokenizer and manifest.json to `request.out`.
+
+    `request.calibration` is a UTF-8 text like what the model will read; the first 128 windows of
+    256 tokens of its first half are used. RecipeError without one; see `quantize` for other errors.
+    """
+    label, model, out = request.form.name, request.model, request.out
+    if request.calibration is None:
+        raise RecipeError(f"{label} needs a calibration text")
+    by_activation = label.endswith("_actorder")
+    config = read_config(model)
+    shape = read_shape(config, str(model))
+    tensors = llama_tensors(open_checkpoint(model), shape)
+    _check(tensors)
+    length = min(WINDOW_LENGTH, shape.context)
+    windows = calibration_windows(model, request.calibration, shape.vocabulary, length, WINDOWS)
+    chat_template(model, request.prompt)  # refused before the hours of fitting
+    fitting = Fitting(shape, tensors, by_activation, request.threads)
+    outputs = [output for tensor in tensors for output in packed_tensors(tensor)]
+    (shard,) = plan_shards(outputs, limit=max(1, sum(output.nbytes for output in outputs)))
+    sizes = {tensor.name: tensor.nbytes for tensor in shard.tensors}
+    with fitting.pool, open_atomic(out / FILE_NAME) as file:
+        file.write(shard.header)
+        for name, data in _produce(fitting, tensors, windows, label):
+            assert len(data) == sizes[name]
+            file.write(data.data)
+    configured = quantization_config(by_activation=by_activation)
+    write_json(out / "config.json", {**config, "quantization_config": configured})
+    others, notes = _write_companions(model, out, request.prompt)
+    return write_report(
+        out,
+        request.form,
+        FILE_NAME,
+        sum(tensor.info.size for tensor in tensors),
+        Counter("INT4" if tensor.part in FITTED else tensor.info.dtype for tensor in tensors),
+        (f"calibrated on {len(windows)} windows of {len(windows[0])} tokens", *notes),
+        ["config.json", *others],
+        request.name,
+    )
