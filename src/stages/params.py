@@ -29,6 +29,7 @@ _SECTIONS = {
     "eval",
     "quantize",
     "quantize_eval",
+    "code",
     "report",
     "execution",
     "checked",

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from remerge.chat.prompt import ALPACA
 from remerge.errors import printable
+from remerge.prompts import ALPACA
 from remerge.report.build import Build, origin
 from remerge.report.markup import decimal, percent, points, size
 from remerge.report.origins import listed_sources, rebuild_commands, shown
