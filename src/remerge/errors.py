@@ -45,3 +45,7 @@ class NumericError(RemergeError):
 
 class ToolError(RemergeError):
     """A runtime, an extra or a service that the work needs is missing or failed."""
+
+
+class SignatureError(RemergeError):
+    """A signature, key or certificate cannot be used, or does not fit the model."""

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from remerge import cli
-from remerge.proof.signing import SignatureError, sign, verify_signature
+from remerge.errors import SignatureError
+from remerge.proof.signing import sign, verify_signature
 from tests.proof.models import flip_bit, llama, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -104,6 +105,34 @@ def test_a_file_too_many_or_too_few_is_refused(way, model: Path, keys: Path) -> 
 
 
 @both_ways
+@pytest.mark.parametrize("name", [".gitattributes", ".git/x.py", ".github/x.py", "a/.gitignore"])
+def test_files_of_git_are_files(way, name: str, model: Path, keys: Path) -> None:
+    signature, who = way(model, keys)
+    extra = model / name
+    extra.parent.mkdir(exist_ok=True)
+    extra.write_text("print()")
+    with pytest.raises(SignatureError, match=f"not covered by the signature: {name}"):
+        verify_signature(model, signature, **who)
+    signature, who = way(model, keys)
+    verify_signature(model, signature, **who)
+    extra.write_text("other()")
+    with pytest.raises(SignatureError, match=f"changed: {name}$"):
+        verify_signature(model, signature, **who)
+
+
+def test_what_another_signer_passed_over_is_not_covered(model: Path, keys: Path) -> None:
+    signature = model.with_name("theirs.sig")
+    program = Path(sys.executable).with_name("model_signing")
+    arguments = ["sign", "key", model, "--private_key", keys / "key.pem"]
+    command = [str(a) for a in (program, *arguments, "--signature", signature)]
+    subprocess.run(command, check=True, capture_output=True)
+    verify_signature(model, signature, public_key=keys / "key.pub")
+    (model / ".gitattributes").write_text("* filter=evil")
+    with pytest.raises(SignatureError, match=r"not covered by the signature: \.gitattributes"):
+        verify_signature(model, signature, public_key=keys / "key.pub")
+
+
+@both_ways
 @pytest.mark.parametrize("field", ["payload", "sig"])
 def test_a_changed_signature_is_refused(way, field: str, model: Path, keys: Path) -> None:
     signature, who = way(model, keys)
@@ -146,11 +175,16 @@ def test_an_encrypted_key_takes_its_password_from_the_environment(
 ) -> None:
     locked = tmp_path / "locked.pem"
     openssl("pkcs8", "-topk8", "-in", keys / "key.pem", "-passout", "pass:quiet", "-out", locked)
-    with pytest.raises(SignatureError):
+    with pytest.raises(SignatureError, match="REMERGE_KEY_PASSWORD"):
+        sign(model, tmp_path / "a.sig", private_key=locked)
+    monkeypatch.setenv("REMERGE_KEY_PASSWORD", "wrong")
+    with pytest.raises(SignatureError, match="cannot sign"):
         sign(model, tmp_path / "a.sig", private_key=locked)
     monkeypatch.setenv("REMERGE_KEY_PASSWORD", "quiet")
     sign(model, tmp_path / "a.sig", private_key=locked)
     verify_signature(model, tmp_path / "a.sig", public_key=keys / "key.pub")
+    sign(model, tmp_path / "b.sig", private_key=locked, certificate=keys / "signer.pem")
+    verify_signature(model, tmp_path / "b.sig", trusted=[keys / "authority.pem"])
 
 
 def test_a_model_of_links_into_a_cache_is_signed_by_its_content(
@@ -172,7 +206,7 @@ def test_a_single_file_can_be_signed(model: Path, keys: Path, tmp_path: Path) ->
     sign(file, tmp_path / "a.sig", private_key=keys / "key.pem")
     verify_signature(file, tmp_path / "a.sig", public_key=keys / "key.pub")
     flip_bit(file, 5)
-    with pytest.raises(SignatureError):
+    with pytest.raises(SignatureError, match="is not what was signed: it has changed$"):
         verify_signature(file, tmp_path / "a.sig", public_key=keys / "key.pub")
 
 
@@ -206,4 +240,5 @@ def test_the_commands_sign_and_verify(
     assert capsys.readouterr().out.endswith(f"{model} is what was signed\n")
     flip_bit(model / "config.json", 3)
     assert cli.main(verify) == 1
-    assert capsys.readouterr().err.startswith(f"error: {model} is not what was signed")
+    said = f"error: {model} is not what was signed: changed: config.json\n"
+    assert capsys.readouterr().err == said

@@ -10,22 +10,22 @@ so two signatures of one model differ and a signature is never an output of the 
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from remerge.atomic import TEMPORARY_SUFFIX, publish
-from remerge.errors import RemergeError
+from remerge.atomic import write_bytes
+from remerge.errors import SignatureError, printable
+from remerge.proof.digests import sha256_of_ranges, whole
 
 #: Holds the password of an encrypted private key; a command line would show it to everybody.
 PASSWORD_VARIABLE = "REMERGE_KEY_PASSWORD"  # noqa: S105
-
-
-class SignatureError(RemergeError):
-    """A signature, key or certificate cannot be used, or does not fit the model."""
 
 
 def sign(
@@ -38,8 +38,7 @@ def sign(
 ) -> None:
     """Sign every file of the folder (or the one file) `model` into the file `signature`.
 
-    private_key  PEM, elliptic curve; its password, if it has one, in `REMERGE_KEY_PASSWORD` (the
-                 library takes no password where there is a certificate)
+    private_key  PEM, elliptic curve; its password, if it has one, in `REMERGE_KEY_PASSWORD`
     certificate  PEM, of the key: verifiers then need only trust the authority that issued it
     chain        PEM files of the authorities between, none for a certificate issued by the root
 
@@ -51,26 +50,44 @@ def sign(
     _require(model, private_key, *([certificate] if certificate else []), *chain)
     if signature.resolve().is_relative_to(model.resolve()):
         raise SignatureError(f"{signature}: lies in what it signs; put it beside {model}")
-    temporary = signature.with_name(f".{signature.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     signature.parent.mkdir(parents=True, exist_ok=True)
     config = Config().set_hashing_config(_hashing())
-    with _one_line(f"cannot sign {model}"):
+    with _one_line(f"cannot sign {model}"), _unlocked(Path(private_key)) as key:
         if certificate:
             config.use_certificate_signer(
-                private_key=Path(private_key),
+                private_key=key,
                 signing_certificate=Path(certificate),
                 # The library refuses an empty chain; the certificate itself adds nothing to it.
                 certificate_chain=[Path(path) for path in chain or [certificate]],
             )
         else:
-            # Annotated as text, but what it is handed to takes bytes alone.
-            password: Any = os.environb.get(PASSWORD_VARIABLE.encode())
-            config.use_elliptic_key_signer(private_key=Path(private_key), password=password)
-        try:
-            config.sign(model, temporary)
-            publish(temporary, signature)
-        finally:
-            temporary.unlink(missing_ok=True)
+            config.use_elliptic_key_signer(private_key=key)
+        with TemporaryDirectory() as folder:
+            written = Path(folder) / "signature"
+            config.sign(model, written)
+            write_bytes(signature, written.read_bytes())
+
+
+@contextmanager
+def _unlocked(private_key: Path) -> Iterator[Path]:
+    """A file with the key in it, without its password if it has one.
+
+    The library takes no password where there is a certificate. What is unlocked lies in memory,
+    under a name of this process alone, and goes with it.
+    """
+    from cryptography.hazmat.primitives import serialization as pem
+
+    data, password = private_key.read_bytes(), os.environb.get(PASSWORD_VARIABLE.encode())
+    if b"ENCRYPTED" not in data:
+        yield private_key
+        return
+    if not password:
+        raise SignatureError(f"{private_key} has a password: give it in {PASSWORD_VARIABLE}")
+    key = pem.load_pem_private_key(data, password)
+    plain = key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
+    with os.fdopen(os.memfd_create("key"), "wb", buffering=0) as file:
+        file.write(plain)
+        yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def verify_signature(
@@ -97,7 +114,50 @@ def verify_signature(
             config.use_elliptic_key_verifier(public_key=Path(public_key))
         else:
             config.use_certificate_verifier(certificate_chain=[Path(path) for path in trusted])
-        config.verify(model, signature)
+        try:
+            config.verify(model, signature)
+        except ValueError as error:
+            # It verifies the signature itself before it compares a file, so the names can be read.
+            if not str(error).startswith("Signature mismatch"):
+                raise
+            if model.is_file():
+                raise SignatureError(f"{model} is not what was signed: it has changed") from None
+            changed = _changed(model, signature)
+        else:
+            changed = set()
+        # Also where all agrees: a signer may have told the library to pass over files, git's say.
+        covered = set(_signed(signature)) if model.is_dir() else set()
+    present = _files(model)
+    differences = {
+        "changed": changed,
+        "not covered by the signature": present - covered,
+        "missing": covered - present,
+    }
+    if any(differences.values()):
+        said = "; ".join(
+            f"{what}: {', '.join(printable(name) for name in sorted(names))}"
+            for what, names in differences.items()
+            if names
+        )
+        raise SignatureError(f"{model} is not what was signed: {said}")
+
+
+def _files(model: Path) -> set[str]:
+    return {path.relative_to(model).as_posix() for path in model.rglob("*") if not path.is_dir()}
+
+
+def _changed(model: Path, signature: Path) -> set[str]:
+    signed = _signed(signature)
+    both = sorted(_files(model) & signed.keys())
+    digests = sha256_of_ranges([whole(model / name) for name in both])
+    return {name for name, digest in zip(both, digests, strict=True) if digest != signed[name]}
+
+
+def _signed(signature: Path) -> dict[str, str]:
+    """SHA-256 of the files that a signature speaks of, which must have been verified."""
+    payload = json.loads(signature.read_bytes())["dsseEnvelope"]["payload"]
+    resources = json.loads(base64.b64decode(payload))["predicate"]["resources"]
+    return {str(entry["name"]): str(entry["digest"]) for entry in resources}
 
 
 def _hashing() -> Any:
@@ -105,7 +165,8 @@ def _hashing() -> Any:
     from model_signing.hashing import Config
 
     config = Config().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=True)
-    return config.set_allow_symlinks(True)
+    # By default it passes over git's files, and code can lie in `.git` as well.
+    return config.set_allow_symlinks(True).set_ignored_paths(paths=[], ignore_git_paths=False)
 
 
 def _require(*paths: Path | str) -> None:
