@@ -70,6 +70,13 @@ class IntakePlan:
         pins = {name: pin.sha256 for name, pin in self.source.files.items()}
         return {self.source.name: {"files": pins}}
 
+    def details(self) -> None:
+        """Nothing: the parameters tell all."""
+
+    def reads(self, tensor: OutputTensor) -> tuple[TensorInfo, ...]:
+        """Nothing that is known before: the files are still on their way."""
+        return ()
+
     def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
         """Copy one tensor, as soon as the file that holds it is here."""
         # An empty piece asks only whether the work still stands.
