@@ -12,12 +12,15 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from remerge.atomic import json_text, write_json
-from remerge.errors import CheckpointError, printable
+from remerge.errors import CheckpointError, ToolError, printable
+from remerge.tensors.checkpoint import Checkpoint, read_json
+from remerge.tensors.fitting import is_buffer
 
 #: Entries of config.json that say how many times something is built.
 _COUNT = re.compile(r"^(n|num)_(\w+_)?(layers?|experts|blocks)$|_layers$")
@@ -45,6 +48,26 @@ def state_dict_order(
     return ordered + rest, not rest
 
 
+def in_state_dict_order(model: Checkpoint, cache: Path) -> tuple[Checkpoint, bool]:
+    """The model with its tensors in state-dict order, and whether that order is known.
+
+    A manifest of this library has it; for other folders transformers says it, by their config.json.
+    A model that it does not know keeps the order of its files. `cache` as in `state_dict_order`.
+    """
+    manifest, config_path = model.folder / "manifest.json", model.folder / "config.json"
+    if manifest.exists() and isinstance(read_json(manifest).get("order"), list):
+        return model, True
+    config = read_json(config_path) if config_path.exists() else {}
+    if not isinstance(config.get("model_type"), str):
+        return model, False
+    weights = [name for name in model.tensors if not is_buffer(name)]
+    names, known = state_dict_order(config, weights, cache)
+    if not known:
+        return model, False
+    buffers = [name for name in model.tensors if is_buffer(name)]
+    return replace(model, tensors={name: model.tensors[name] for name in names + buffers}), True
+
+
 def _check_counts(config: dict[str, Any], tensors: int) -> None:
     """CheckpointError for a config with more parts than tensors: building it might never end."""
     for key, value in config.items():
@@ -62,9 +85,13 @@ def _cached(config: dict[str, Any], cache: Path) -> list[str]:
     key = [version("transformers"), structure]
     path = cache / f"{hashlib.sha256(json_text(key).encode()).hexdigest()[:32]}.json"
     try:
-        names: list[str] = json.loads(path.read_text())
+        kept = json.loads(path.read_text())
     except (OSError, ValueError):
-        names = _names_by_transformers(config)
+        kept = None
+    if isinstance(kept, list) and kept and all(isinstance(name, str) for name in kept):
+        return kept
+    names = _names_by_transformers(config)
+    if names:  # what is not known today may be known to a complete installation
         write_json(path, names)
     return names
 
@@ -87,6 +114,13 @@ def _names_by_transformers(config: dict[str, Any]) -> list[str]:
                 AutoConfig.for_model(model_type, **settings), trust_remote_code=False
             )
         return list(built.state_dict())
+    except (MemoryError, OSError, ImportError) as error:
+        # Of this machine and this moment, which must not decide an order of bytes.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ToolError(
+            f"the order of the tensors of a {printable(model_type, 40)} cannot be told: "
+            f"{printable(reason[0], 160)}; mend that and run it again"
+        ) from error
     except Exception:  # a config may be wrong in any way; the model then counts as not known
         return []
 
