@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from remerge.merge.bake import plan_bake
+from remerge.merge.inputs import distinct_labels
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.threads import thread_count
 from remerge.tensors.adapter import read_adapter
@@ -19,9 +20,10 @@ def bake(name: str) -> None:
     params = read_params()
     recipe = params["recipe"]
     entry = item(recipe["loras"], name, "recipe.loras")
+    label, adapter_label = distinct_labels([entry["model"], entry["adapter"]])
     plan = plan_bake(
-        open_checkpoint(entry["model"]),
-        read_adapter(entry["adapter"]),
+        open_checkpoint(entry["model"], label),
+        read_adapter(entry["adapter"], adapter_label),
         dtype=from_torch_name(recipe["dtype"]),
         shard_bytes=recipe["shard_bytes"],
         label=f"bake {name}",

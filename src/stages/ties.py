@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
 
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
-from remerge.merge.vocabulary import map_vocabulary, require_same_tokens
+from remerge.merge.donors import mapping_folder, open_donor
+from remerge.merge.ties import TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.threads import thread_count
-from remerge.tensors.checkpoint import Checkpoint, open_checkpoint
+from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
-from remerge.tensors.fitting import Note
 from stages.params import part_donors, read_params
 from stages.running import SCRATCH, execution
 
@@ -21,38 +18,33 @@ def merge_part(part: str) -> None:
     """Merge the donors that `recipe.parts.<part>` names into `merged/<part>`."""
     params = read_params()
     recipe, ties = params["recipe"], params["ties"]
-    base, mapped = open_checkpoint(recipe["base"]), SCRATCH / "vocabulary" / part
-    plan = plan_ties(
-        base,
-        [_donor(entry, ties, base, mapped) for entry in part_donors(recipe, part).values()],
-        TiesSettings(lam=ties["lambda"], normalize=ties["normalize"], elect=ties["elect"]),
-        dtype=from_torch_name(recipe["dtype"]),
-        shard_bytes=recipe["shard_bytes"],
-        label=f"ties {part}",
-    )
-    build(
-        plan,
-        Path("merged") / part,
-        companions=companions_of(recipe["base"]),
-        scratch=SCRATCH,
-        threads=thread_count(),
-        **execution(params),
-    )
-    shutil.rmtree(mapped, ignore_errors=True)
-
-
-def _donor(entry: dict[str, Any], ties: dict[str, Any], base: Checkpoint, mapped: Path) -> Donor:
-    own, vocabulary = entry.get("density"), entry.get("vocabulary")
-    model = open_checkpoint(entry["path"], entry["name"])
-    notes: list[Note] = []
-    if vocabulary == "map":
-        model, notes = map_vocabulary(model, base, mapped)
-    else:
-        require_same_tokens(model, base)
-    return Donor(
-        model=model,
-        density=ties["density"] if own is None else own,
-        weight=entry["weight"],
-        vocabulary=vocabulary,
-        notes=tuple(notes),
-    )
+    base = open_checkpoint(recipe["base"])
+    with mapping_folder(SCRATCH) as mapped:
+        donors = [
+            open_donor(
+                entry["path"],
+                base,
+                density=ties["density"] if entry.get("density") is None else entry["density"],
+                weight=entry["weight"],
+                vocabulary=entry.get("vocabulary"),
+                label=entry["name"],
+                mapped=mapped,
+            )
+            for entry in part_donors(recipe, part).values()
+        ]
+        plan = plan_ties(
+            base,
+            donors,
+            TiesSettings(lam=ties["lambda"], normalize=ties["normalize"], elect=ties["elect"]),
+            dtype=from_torch_name(recipe["dtype"]),
+            shard_bytes=recipe["shard_bytes"],
+            label=f"ties {part}",
+        )
+        build(
+            plan,
+            Path("merged") / part,
+            companions=companions_of(recipe["base"]),
+            scratch=SCRATCH,
+            threads=thread_count(),
+            **execution(params),
+        )

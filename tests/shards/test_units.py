@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from remerge.errors import NumericError
+from remerge.errors import NumericError, ToolError
 from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
+from remerge.shards import units
 from remerge.shards.units import build_shards
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.merge.families import LARGE_SHAPES, random_weights, write_model
@@ -171,3 +172,46 @@ def test_a_killed_merge_goes_on_where_it_was(family: Path, tmp_path: Path) -> No
     for shard in plan.shards:
         assert (broken / shard.file).read_bytes() == (whole / shard.file).read_bytes()
     assert not list(broken.glob(".*"))
+
+
+def test_an_input_that_cannot_be_read_is_not_blamed_on_the_disk_written_to(tmp_path: Path) -> None:
+    for seed, name in enumerate(("base", "x", "y", "z")):
+        write_model(tmp_path / name, random_weights(seed))
+    plan = plan_of(tmp_path)
+    gone = tmp_path / "y" / "model.safetensors"
+    gone.rename(tmp_path / "elsewhere")
+    with pytest.raises(ToolError) as caught:
+        build_shards(plan, tmp_path / "out", 2)
+    line = str(caught.value)
+    assert f"reading {gone}: No such file or directory" in line
+    assert "writing" not in line and "space" not in line and "finished shards are kept" in line
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(family: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ToolError, match=r"ties: writing .*file/out: Not a directory"):
+        build_shards(plan_of(family), tmp_path / "file" / "out", 1)
+
+
+def test_a_shard_that_cannot_be_flushed_stops_the_work(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of work that nothing can keep would follow."""
+    plan = plan_of(family)
+    computed: list[str] = []
+    compute = units._compute
+
+    def slow(*arguments):  # type: ignore[no-untyped-def]
+        computed.append(arguments[2].name)
+        time.sleep(0.1)
+        return compute(*arguments)
+
+    def fails(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(units, "_compute", slow)
+    monkeypatch.setattr(units.os, "fsync", fails)
+    with pytest.raises(ToolError, match=r"writing .*Input/output error; mend that and run"):
+        build_shards(plan, tmp_path, 1)
+    assert len(computed) < sum(len(shard.tensors) for shard in plan.shards)
+    assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob(".*"))

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import BAD_INPUT, DEFAULT_BLOCK, OK, OVERFLOW, address
+from remerge.kernels.blocks import DEFAULT_BLOCK, address
 from remerge.kernels.lora import bake_rows, cast_chunk
-from remerge.merge.inputs import input_identity, name_bad_number, overflow
+from remerge.merge.chunks import emit_chunks, name_bad_number
+from remerge.merge.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.shards.units import CHUNK, Emit
+from remerge.shards.units import Emit
 from remerge.tensors.adapter import Adapter, LowRankUpdate, check_targets
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
-from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.fitting import Note, require_mergeable, weights_only
 from remerge.tensors.safetensors import TensorInfo
 
@@ -49,9 +50,23 @@ class BakePlan:
         folders = {self.model.label: self.model.folder, self.adapter.label: self.adapter.folder}
         return {label: input_identity(folder) for label, folder in folders.items()}
 
+    def details(self) -> dict[str, Any]:
+        """What the adapter's config says: a folder's model id is of its weights alone."""
+        updates = self.adapter.updates
+        return {n: [u.a.shape[0], u.scale, u.transposed] for n, u in updates.items()}
+
     def reads(self, tensor: OutputTensor) -> list[TensorInfo]:
-        """The input tensors that `compute` maps."""
-        return [self.adapter.replacements.get(tensor.name) or self.tensors[tensor.name]]
+        """The input tensors that `compute` maps: the weight, and A and B of its update."""
+        update = self.adapter.updates.get(tensor.name)
+        factors = [update.a, update.b] if update else []
+        return [*self._weight(tensor).values(), *factors]
+
+    def _weight(self, tensor: OutputTensor) -> dict[str, TensorInfo]:
+        """The weight before its update, by the label of whose it is."""
+        replacement = self.adapter.replacements.get(tensor.name)
+        if replacement is not None:
+            return {self.adapter.label: replacement}
+        return {self.model.label: self.tensors[tensor.name]}
 
     def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
         """Bake one tensor; its statistics are the rank and scale of its update."""
@@ -59,25 +74,21 @@ class BakePlan:
         if update is not None:
             self._bake(tensor, update, emit)
             return {"rank": update.a.shape[0], "scale": update.scale}
-        replacement = self.adapter.replacements.get(tensor.name)
-        label = self.model.label if replacement is None else self.adapter.label
-        self._cast(tensor, replacement or self.tensors[tensor.name], label, emit)
-        return {} if replacement is None else {"replaced": True}
+        self._cast(tensor, emit)
+        return {"replaced": True} if tensor.name in self.adapter.replacements else {}
 
     def _bake(self, tensor: OutputTensor, update: LowRankUpdate, emit: Emit) -> None:
-        info = self.adapter.replacements.get(tensor.name) or self.tensors[tensor.name]
+        inputs = self._weight(tensor)
+        (info,) = inputs.values()
         a_f64, b_f64 = _factor(update.a, self.adapter.label), _factor(update.b, self.adapter.label)
         if update.transposed:
             # (B·A)ᵀ = Aᵀ·Bᵀ, and each product commutes: the sum over k keeps its order.
             a_f64, b_f64 = np.ascontiguousarray(b_f64.T), np.ascontiguousarray(a_f64.T)
-        rows, columns = tensor.shape
-        item = ITEM_SIZE[tensor.dtype]
-        step = max(1, CHUNK // max(1, columns))
+        columns = tensor.shape[1]
         raw = raw_bytes(info)
-        out_u8 = np.empty(min(step, rows) * columns * item, np.uint8)
-        for first in range(0, rows, step):
-            last = min(first + step, rows)
-            status = bake_rows(
+
+        def bake(first: int, last: int, out: np.uint64) -> int:
+            return bake_rows(
                 address(raw),
                 KERNEL_CODE[info.dtype],
                 columns,
@@ -86,38 +97,30 @@ class BakePlan:
                 update.scale,
                 first,
                 last,
-                address(out_u8),
+                out,
                 KERNEL_CODE[tensor.dtype],
                 self.block,
             )
-            self._check(status, tensor, info, self.model.label)
-            emit(out_u8[: (last - first) * columns * item])
 
-    def _cast(self, tensor: OutputTensor, info: TensorInfo, label: str, emit: Emit) -> None:
+        emit_chunks(tensor, emit, bake, inputs, row=columns)
+
+    def _cast(self, tensor: OutputTensor, emit: Emit) -> None:
+        inputs = self._weight(tensor)
+        (info,) = inputs.values()
         raw = raw_bytes(info)
-        item = ITEM_SIZE[tensor.dtype]
-        out_u8 = np.empty(min(CHUNK, tensor.size) * item, np.uint8)
-        for begin in range(0, tensor.size, CHUNK):
-            end = min(begin + CHUNK, tensor.size)
-            status = cast_chunk(
+
+        def cast(begin: int, end: int, out: np.uint64) -> int:
+            return cast_chunk(
                 address(raw),
                 KERNEL_CODE[info.dtype],
                 begin,
                 end,
-                address(out_u8),
+                out,
                 KERNEL_CODE[tensor.dtype],
                 DEFAULT_BLOCK,
             )
-            self._check(status, tensor, info, label)
-            emit(out_u8[: (end - begin) * item])
 
-    @staticmethod
-    def _check(status: int, tensor: OutputTensor, info: TensorInfo, label: str) -> None:
-        if status == BAD_INPUT:
-            raise name_bad_number({label: info}, tensor.name)
-        if status == OVERFLOW:
-            raise overflow(tensor.name, tensor.dtype)
-        assert status == OK
+        emit_chunks(tensor, emit, cast, inputs)
 
 
 def _factor(info: TensorInfo, label: str) -> np.ndarray:
@@ -139,8 +142,9 @@ def plan_bake(
     """Check the adapter against the model by headers and lay out the result.
 
     dtype and shard_bytes as in `plan_ties`. CheckpointError when a target does not exist or has
-    another shape.
+    another shape, RecipeError when model and adapter have one label.
     """
+    require_distinct([model.label, adapter.label], label)
     tensors, notes = weights_only(model)
     require_mergeable(model, tensors)
     check_targets(adapter, tensors, model.label)

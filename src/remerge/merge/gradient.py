@@ -10,7 +10,6 @@ is the first model's.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,19 +18,20 @@ from typing import Any
 import numpy as np
 
 from remerge.errors import RecipeError
-from remerge.kernels.blocks import BAD_INPUT, DEFAULT_BLOCK, OVERFLOW, address
+from remerge.kernels.blocks import DEFAULT_BLOCK, address
 from remerge.kernels.gradient import blend_chunk
-from remerge.merge.inputs import input_identity, name_bad_number, overflow
+from remerge.merge.chunks import emit_chunks
+from remerge.merge.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.shards.units import CHUNK, Emit
+from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
-from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.fitting import Note, fit, require_mergeable, weights_only
+from remerge.tensors.names import layer_of
 from remerge.tensors.safetensors import TensorInfo
 
 ALONG = ("tensors", "layers")
 BLENDS = ("all", "layers", "no_layers")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]{1,9})\.")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def blend_ratios(gradient: Gradient, names: Sequence[str]) -> list[float]:
 
 
 def _is_blended(gradient: Gradient, name: str) -> bool:
-    in_layer = _LAYER.search(name) is not None
+    in_layer = layer_of(name) is not None
     chosen = gradient.blend == "all" or in_layer == (gradient.blend == "layers")
     return chosen and gradient.containing in name
 
@@ -100,12 +100,12 @@ def _spaced(left: float, right: float, count: int) -> list[float]:
 
 
 def _along_layers(values: Sequence[float], names: Sequence[str]) -> list[float]:
-    matches = [_LAYER.search(name) for name in names]
-    layers = [int(match.group(1)) if match else -1 for match in matches]
-    last = max(layers)
-    if last < 0:
-        raise RecipeError("gradient.along=layers: the model's tensor names show no layers")
-    first_of_layers = next(position for position, layer in enumerate(layers) if layer >= 0)
+    layers = [layer_of(name) for name in names]
+    numbers = [layer for layer in layers if layer is not None]
+    if not numbers:
+        raise RecipeError("gradient along layers: the model's tensor names show no layers")
+    last = max(numbers)
+    first_of_layers = next(i for i, layer in enumerate(layers) if layer is not None)
 
     def at(layer: int) -> float:
         place = layer * (len(values) - 1) / last if last else 0.0
@@ -113,7 +113,7 @@ def _along_layers(values: Sequence[float], names: Sequence[str]) -> list[float]:
         return values[left] + (values[left + 1] - values[left]) * (place - left)
 
     return [
-        at(layer) if layer >= 0 else values[0 if position < first_of_layers else -1]
+        at(layer) if layer is not None else values[0 if position < first_of_layers else -1]
         for position, layer in enumerate(layers)
     ]
 
@@ -131,13 +131,16 @@ class GradientPlan:
     second_tensors: dict[str, TensorInfo]
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
+    vocabulary: str | None = None
     block: int = DEFAULT_BLOCK
 
     def parameters(self) -> dict[str, Any]:
         """The settings for manifest and resume key: no paths, no machine."""
+        rule = {"vocabulary": self.vocabulary} if self.vocabulary else {}
         return {
             "method": "gradient",
             **asdict(self.gradient),
+            **rule,
             "values": list(self.gradient.values),
             "models": [self.first.label, self.second.label],
         }
@@ -146,6 +149,9 @@ class GradientPlan:
         """Identity of every input folder, by label."""
         return {model.label: input_identity(model.folder) for model in (self.first, self.second)}
 
+    def details(self) -> None:
+        """Nothing: the parameters tell all."""
+
     def reads(self, tensor: OutputTensor) -> list[TensorInfo]:
         """The input tensors that `compute` maps."""
         return [self.first_tensors[tensor.name], self.second_tensors[tensor.name]]
@@ -153,13 +159,11 @@ class GradientPlan:
     def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
         """Blend one tensor; its statistics are the ratio."""
         ratio = self.ratios[tensor.name]
-        one, two = self.first_tensors[tensor.name], self.second_tensors[tensor.name]
+        one, two = self.reads(tensor)
         raw1, raw2 = raw_bytes(one), raw_bytes(two)
-        item = ITEM_SIZE[tensor.dtype]
-        out_u8 = np.empty(min(CHUNK, tensor.size) * item, np.uint8)
-        for begin in range(0, tensor.size, CHUNK):
-            end = min(begin + CHUNK, tensor.size)
-            status = blend_chunk(
+
+        def blend(begin: int, end: int, out: np.uint64) -> int:
+            return blend_chunk(
                 address(raw1),
                 KERNEL_CODE[one.dtype],
                 address(raw2),
@@ -167,15 +171,12 @@ class GradientPlan:
                 ratio,
                 begin,
                 end,
-                address(out_u8),
+                out,
                 KERNEL_CODE[tensor.dtype],
                 self.block,
             )
-            if status == BAD_INPUT:
-                raise name_bad_number({self.first.label: one, self.second.label: two}, tensor.name)
-            if status == OVERFLOW:
-                raise overflow(tensor.name, tensor.dtype)
-            emit(out_u8[: (end - begin) * item])
+
+        emit_chunks(tensor, emit, blend, {self.first.label: one, self.second.label: two})
         return {"ratio": ratio}
 
 
@@ -187,15 +188,21 @@ def plan_gradient(
     dtype: str,
     shard_bytes: int,
     label: str = "gradient",
+    vocabulary: str | None = None,
 ) -> GradientPlan:
     """Check the two models against each other by their headers and lay out the result.
 
     The order of `first`'s tensors is taken as the state-dict order; folders that this library wrote
-    have it. dtype and shard_bytes as in `plan_ties`.
+    have it, others get it from `in_state_dict_order`. dtype and shard_bytes as in `plan_ties`;
+    vocabulary is None or `truncate`. CheckpointError for models that do not fit, RecipeError for
+    two of one label.
     """
+    require_distinct([first.label, second.label], label)
+    if vocabulary not in (None, "truncate"):
+        raise RecipeError(f"{label}: vocabulary is {vocabulary!r}; expected truncate, or none")
     first_tensors, notes = weights_only(first)
     require_mergeable(first, first_tensors)
-    second_tensors, more_notes = fit(second, first, first_tensors, None)
+    second_tensors, more_notes = fit(second, first, first_tensors, vocabulary)
     names = list(first_tensors)
     outputs = [OutputTensor(name, dtype, info.shape) for name, info in first_tensors.items()]
     return GradientPlan(
@@ -208,4 +215,5 @@ def plan_gradient(
         second_tensors=second_tensors,
         shards=plan_shards(outputs, shard_bytes),
         notes=(*notes, *more_notes),
+        vocabulary=vocabulary,
     )

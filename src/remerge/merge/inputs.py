@@ -1,46 +1,17 @@
-"""What tells one state of an input from another, and how a merge names a bad number in it."""
+"""The inputs of a merge: what they are called, and what tells one state of them from another."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from remerge.errors import CheckpointError, RecipeError, printable
+from remerge.tensors.checkpoint import read_json
 
-from remerge.errors import NumericError, printable
-from remerge.tensors.checkpoint import read_f32
-from remerge.tensors.safetensors import TensorInfo
-
-
-def name_bad_number(label_of: Mapping[str, TensorInfo], tensor: str) -> NumericError:
-    """The error for a kernel that met NaN or Inf: which model, which tensor, which element.
-
-    `label_of` maps each model's label to its tensor of that name.
-    """
-    step = 1 << 20
-    for label, info in label_of.items():
-        for start in range(0, info.size, step):
-            values = read_f32(info, start, min(start + step, info.size))
-            bad = np.flatnonzero(~np.isfinite(values))
-            if bad.size:
-                flat = start + int(bad[0])
-                index = [int(i) for i in np.unravel_index(flat, info.shape)] if info.shape else []
-                return NumericError(
-                    f"{label}: tensor {printable(tensor)!r} holds {values[bad[0]]} at index "
-                    f"{index} ({info.path}); the source is damaged: fetch it again or drop it"
-                )
-    return NumericError(
-        f"{printable(tensor)!r}: the difference of {' and '.join(label_of)} overflows float32"
-    )
-
-
-def overflow(tensor: str, dtype: str) -> NumericError:
-    """The error for a finite result that the output type cannot hold."""
-    return NumericError(
-        f"tensor {printable(tensor)!r}: a result is too large for {dtype}; choose a wider dtype"
-    )
+_MODEL_ID = re.compile(r"[0-9a-f]{64}")
 
 
 def input_identity(folder: Path) -> dict[str, Any]:
@@ -49,10 +20,47 @@ def input_identity(folder: Path) -> dict[str, Any]:
     A folder made by this library says its model id; any other is known by sizes and times.
     """
     try:
-        return {"model_id": json.loads((folder / "manifest.json").read_text())["model_id"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        stats = {p.name: p.stat() for p in sorted(folder.iterdir()) if p.is_file()}
-        return {
-            "folder": str(folder.resolve()),
-            "files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()},
-        }
+        said = read_json(folder / "manifest.json").get("model_id")
+    except CheckpointError:
+        said = None
+    if isinstance(said, str) and _MODEL_ID.fullmatch(said):
+        return {"model_id": said}
+    stats = {p.name: p.stat() for p in sorted(folder.iterdir()) if p.is_file()}
+    return {
+        "folder": str(folder.resolve()),
+        "files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()},
+    }
+
+
+def distinct_labels(folders: Sequence[Path | str]) -> list[str]:
+    """What to call the inputs in these folders: their own names, longer where two are alike.
+
+    >>> distinct_labels(["run1/final", "run2/final", "base"])
+    ['run1/final', 'run2/final', 'base']
+
+    Folders that are the same keep the same label.
+    """
+    parts = [_absolute(Path(folder)).parts[1:] for folder in folders]
+    lengths = [1] * len(parts)
+    while True:
+        labels = ["/".join(p[-n:]) for p, n in zip(parts, lengths, strict=True)]
+        others = {label: set[tuple[str, ...]]() for label in labels}
+        for label, part in zip(labels, parts, strict=True):
+            others[label].add(part)
+        alike = [i for i, label in enumerate(labels) if len(others[label]) > 1]
+        if not alike:
+            return labels
+        for i in alike:
+            lengths[i] += 1
+
+
+def _absolute(folder: Path) -> Path:
+    """The folder from the root on; a link keeps its name, which is the one that its user knows."""
+    return folder.resolve() if ".." in folder.parts else folder.absolute()
+
+
+def require_distinct(labels: Sequence[str], what: str) -> None:
+    """RecipeError for two inputs of one label: key, manifest and messages could not tell them."""
+    label, count = Counter(labels).most_common(1)[0]
+    if count > 1:
+        raise RecipeError(f"{what}: {printable(label)!r} takes part more than once")

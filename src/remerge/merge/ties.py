@@ -16,27 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from remerge.errors import NumericError, RecipeError
-from remerge.kernels.blocks import (
-    BAD_INPUT,
-    DEFAULT_BLOCK,
-    OVERFLOW,
-    RawTensor,
-    address,
-    addresses,
-    codes,
-)
+from remerge.errors import RecipeError
+from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor, address, addresses, codes
 from remerge.kernels.ties import LANES, is_observed_whole, merge_chunk
 from remerge.kernels.trim import find_trims
-from remerge.merge.inputs import input_identity, name_bad_number, overflow
+from remerge.merge.chunks import emit_chunks, name_bad_number
+from remerge.merge.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.shards.units import CHUNK, Emit
+from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
-from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.fitting import Note, fit, require_mergeable, weights_only
 from remerge.tensors.safetensors import TensorInfo
 
 ELECTIONS = ("sum", "count")
+VOCABULARIES = ("truncate", "map")
 #: Weights and λ are rounded to float32, so they must be in its range.
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -62,7 +56,9 @@ class TiesSettings:
 class Donor:
     """A model that gives its task vector: `density` of it in (0, 1], times `weight` ≥ 0.
 
-    notes  what was done to the model before, for the manifest
+    vocabulary  the rule for its rows of tokens: one of VOCABULARIES, or None for equal rows
+    notes       what was done to the model before, for the manifest
+    rows        SHA-256 of the map by which its rows were moved; empty if they were not
     """
 
     model: Checkpoint
@@ -70,8 +66,14 @@ class Donor:
     weight: float = 1.0
     vocabulary: str | None = None
     notes: tuple[Note, ...] = ()
+    rows: str = ""
 
     def __post_init__(self) -> None:
+        if self.vocabulary not in (None, *VOCABULARIES):
+            raise RecipeError(
+                f"{self.model.label}: vocabulary is {self.vocabulary!r}; expected one of "
+                f"{', '.join(VOCABULARIES)}, or none"
+            )
         if not (math.isfinite(self.density) and 0 < self.density <= 1):
             raise RecipeError(f"{self.model.label}: density {self.density} is not in (0, 1]")
         if not 0 <= self.weight <= MAX_FLOAT32:
@@ -114,33 +116,35 @@ class TiesPlan:
         models = [self.base, *(donor.model for donor in self.donors)]
         return {model.label: input_identity(model.folder) for model in models}
 
+    def details(self) -> list[str]:
+        """Where the rows of each mapped donor went."""
+        return [donor.rows for donor in self.donors]
+
     def reads(self, tensor: OutputTensor) -> list[TensorInfo]:
-        """The input tensors that `compute` maps."""
+        """The input tensors that `compute` maps: the base's and each donor's."""
         return [t[tensor.name] for t in (self.base_tensors, *self.donor_tensors)]
 
     def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
         """Merge one tensor; the statistics are those of `_statistics`."""
-        base_info = self.base_tensors[tensor.name]
-        infos = [tensors[tensor.name] for tensors in self.donor_tensors]
-        base = RawTensor(raw_bytes(base_info), KERNEL_CODE[base_info.dtype])
-        donors = [RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype]) for info in infos]
+        infos = self.reads(tensor)
+        labels = [self.base.label, *(donor.model.label for donor in self.donors)]
+        inputs = dict(zip(labels, infos, strict=True))
+        base, *donors = (RawTensor(raw_bytes(i), KERNEL_CODE[i.dtype]) for i in infos)
         keep = [math.floor(donor.density * tensor.size) for donor in self.donors]
         trims = find_trims(base, donors, tensor.size, keep)
         if trims is None:
-            raise self._bad_number(base_info, infos)
+            raise name_bad_number(inputs, tensor.name)
         count = len(self.donors)
         gram = np.zeros((count * count, LANES), np.float64)
         projections = np.zeros((count, LANES), np.float64)
         counts = np.zeros(3 + count, np.int64)
-        item = ITEM_SIZE[tensor.dtype]
-        out_u8 = np.empty(min(CHUNK, tensor.size) * item, np.uint8)
         where, types = addresses(donors), codes(donors)
         thresholds = np.array([trim.threshold for trim in trims], np.uint32)
         lasts = np.array([trim.last for trim in trims], np.int64)
         weights = np.array([donor.weight for donor in self.donors], np.float32)
-        for begin in range(0, tensor.size, CHUNK):
-            end = min(begin + CHUNK, tensor.size)
-            status = merge_chunk(
+
+        def merge(begin: int, end: int, out: np.uint64) -> int:
+            return merge_chunk(
                 address(base.raw_u8),
                 base.code,
                 where,
@@ -153,7 +157,7 @@ class TiesPlan:
                 self.settings.elect == "count",
                 begin,
                 end,
-                address(out_u8),
+                out,
                 KERNEL_CODE[tensor.dtype],
                 self.block,
                 is_observed_whole(tensor.size),
@@ -161,17 +165,9 @@ class TiesPlan:
                 projections,
                 counts,
             )
-            if status == BAD_INPUT:
-                raise self._bad_number(base_info, infos)
-            if status == OVERFLOW:
-                raise overflow(tensor.name, tensor.dtype)
-            emit(out_u8[: (end - begin) * item])
-        return _statistics(gram, projections, counts, keep)
 
-    def _bad_number(self, base: TensorInfo, infos: Sequence[TensorInfo]) -> NumericError:
-        labels = {self.base.label: base}
-        labels |= {d.model.label: i for d, i in zip(self.donors, infos, strict=True)}
-        return name_bad_number(labels, base.name)
+        emit_chunks(tensor, emit, merge, inputs)
+        return _statistics(gram, projections, counts, keep)
 
 
 def _statistics(
@@ -233,10 +229,7 @@ def plan_ties(
         raise RecipeError(f"{label}: a merge needs at least one donor")
     if all(np.float32(donor.weight) == 0 for donor in donors):
         raise RecipeError(f"{label}: the weights of all donors are 0")
-    labels = [base.label, *(donor.model.label for donor in donors)]
-    for name in labels:
-        if labels.count(name) > 1:
-            raise RecipeError(f"{label}: {name!r} takes part more than once")
+    require_distinct([base.label, *(donor.model.label for donor in donors)], label)
     base_tensors, base_notes = weights_only(base)
     require_mergeable(base, base_tensors)
     fitted = [fit(donor.model, base, base_tensors, donor.vocabulary) for donor in donors]

@@ -1,6 +1,7 @@
 """Giving a donor's rows the order of the base's tokens: the rule `vocabulary: map`.
 
->>> mapped, notes = map_vocabulary(donor, base, Path("scratch/vocabulary"))
+>>> mapped = map_vocabulary(donor, base, Path("scratch/vocabulary"))
+>>> mapped.model, mapped.notes, mapped.digest
 
 Two tokenizers may hold the same token at different places. A row belongs to a token's text and not
 to its number, so each row of the result is the donor's row for the text that the base has there. A
@@ -10,8 +11,11 @@ mapped tensors lie in a file in scratch, never in memory.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,41 +25,64 @@ from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32, read_json
 from remerge.tensors.fitting import TOKEN_TENSORS, Note
 from remerge.tensors.safetensors import TensorInfo, read_header
+from remerge.tensors.tokenizer import read_sentencepiece
 
 _ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A model whose rows were moved, what was done, and SHA-256 of which row went where."""
+
+    model: Checkpoint
+    notes: tuple[Note, ...]
+    digest: str
 
 
 def token_ids(folder: Path) -> dict[str, int]:
     """Number of every token's text, from `tokenizer.json`, else `tokenizer.model`; the first holds.
 
-    CheckpointError if the folder has neither.
+    CheckpointError if the folder has neither, or one that is damaged.
     """
     ids: dict[str, int] = {}
     if (folder / "tokenizer.json").exists():
-        tokenizer = read_json(folder / "tokenizer.json")
-        vocabulary = (tokenizer.get("model") or {}).get("vocab")
-        if isinstance(vocabulary, list):  # unigram models list pairs of text and score
-            vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
-        if not isinstance(vocabulary, dict):
-            raise CheckpointError(f"{folder / 'tokenizer.json'}: has no vocabulary")
-        ids |= vocabulary
-        for entry in tokenizer.get("added_tokens") or []:
-            ids.setdefault(entry["content"], entry["id"])
+        ids = _tokenizer_json_ids(folder / "tokenizer.json")
     elif (folder / "tokenizer.model").exists():
-        import sentencepiece
-
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-        for number in range(pieces.get_piece_size()):
-            ids.setdefault(pieces.id_to_piece(number), number)
+        for number, piece in enumerate(read_sentencepiece(folder / "tokenizer.model").pieces):
+            ids.setdefault(piece.text, number)
     else:
         raise CheckpointError(f"{folder}: has no tokenizer.json and no tokenizer.model to map by")
     if (folder / "added_tokens.json").exists():
         for text, number in read_json(folder / "added_tokens.json").items():
             ids.setdefault(text, number)
-    if not all(type(number) is int and number >= 0 for number in ids.values()):
-        raise CheckpointError(
-            f"{folder}: its tokenizer numbers tokens by something else than naturals"
-        )
+    for text, number in ids.items():
+        if type(number) is not int or number < 0:
+            raise CheckpointError(
+                f"{folder}: its tokenizer gives token {printable(text, 40)!r} the number "
+                f"{printable(number, 40)}; fetch it again"
+            )
+    return ids
+
+
+def _tokenizer_json_ids(path: Path) -> dict[str, Any]:
+    """Tokens of the model and those added, their numbers as they stand."""
+    content = read_json(path)
+    model, ids = content.get("model"), dict[str, Any]()
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        ids |= vocabulary
+    elif isinstance(vocabulary, list):  # unigram models list pairs of text and score
+        for number, pair in enumerate(vocabulary):
+            if not (isinstance(pair, list) and pair and isinstance(pair[0], str)):
+                raise CheckpointError(f"{path}: entry {number} of its vocabulary is no token")
+            ids.setdefault(pair[0], number)
+    else:
+        raise CheckpointError(f"{path}: has no vocabulary")
+    added = content.get("added_tokens") or []
+    for entry in added if isinstance(added, list) else [added]:
+        if not (isinstance(entry, dict) and isinstance(entry.get("content"), str)):
+            raise CheckpointError(f"{path}: its added_tokens are not a list of tokens")
+        ids.setdefault(entry["content"], entry.get("id"))
     return ids
 
 
@@ -79,20 +106,23 @@ def require_same_tokens(donor: Checkpoint, base: Checkpoint) -> None:
         text = differing[0]
         raise CheckpointError(
             f"{donor.label}: token {printable(text, 40)!r} is number {theirs.get(text, 'none')} "
-            f"there and {ours[text]} in {base.label} ({len(differing)} tokens differ); set "
-            "`vocabulary: map` on this donor to merge token by token"
+            f"there and {ours[text]} in {base.label} ({len(differing)} tokens differ); to merge "
+            "token by token, set `vocabulary: map` on this donor in the recipe, or `--vocabulary "
+            "map` of `remerge ties`"
         )
 
 
-def map_vocabulary(
-    donor: Checkpoint, base: Checkpoint, scratch: Path
-) -> tuple[Checkpoint, list[Note]]:
-    """The donor with its embedding and head [tokens, width] in the base's order, and what was done.
+def map_vocabulary(donor: Checkpoint, base: Checkpoint, scratch: Path) -> Mapped:
+    """The donor with its embedding and head [tokens, width] in the base's order.
 
-    Types: the donor's own where base and donor agree, else F32, which holds both exactly.
+    Types: the donor's own where base and donor agree, else F32, which holds both exactly. The
+    mapped tensors lie in a new folder in `scratch`.
     """
     theirs, ours = token_ids(donor.folder), token_ids(base.folder)
-    tensors, notes = dict(donor.tensors), []
+    tensors, digest = dict(donor.tensors), hashlib.sha256()
+    notes: list[Note] = []
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=scratch))
     for name, wanted in base.tensors.items():
         if not name.endswith(TOKEN_TENSORS) or name not in tensors:
             continue
@@ -102,34 +132,37 @@ def map_vocabulary(
                 f"{donor.label}: tensor {printable(name)!r} has shape {list(info.shape)}, "
                 f"{base.label} has {list(wanted.shape)}"
             )
-        source = np.full(wanted.shape[0], -1, np.int64)
+        source = np.full(wanted.shape[0], -1, "<i8")
         for text, number in ours.items():
             row = theirs.get(text, -1)
             if number < wanted.shape[0] and 0 <= row < info.shape[0]:
                 source[number] = row
-        tensors[name] = _write(scratch, donor.label, info, wanted, source)
+        # A tensor's name is a stranger's and no file's.
+        tensors[name] = _write(folder, str(len(notes)), info, wanted, source)
+        digest.update(hashlib.sha256(name.encode()).digest() + source.tobytes())
         kept = int(np.count_nonzero(source >= 0))
         moved = int(np.count_nonzero((source >= 0) & (source != np.arange(source.size))))
         text = f"rows mapped by token: {kept} of {info.shape[0]} used, {moved} moved"
         notes.append(Note(donor.label, name, f"{text}, {source.size - kept} are the base's"))
-    return replace(donor, tensors=tensors), notes
+    return Mapped(replace(donor, tensors=tensors), tuple(notes), digest.hexdigest())
 
 
 def _write(
-    scratch: Path, label: str, info: TensorInfo, wanted: TensorInfo, source: np.ndarray
+    folder: Path, stem: str, info: TensorInfo, wanted: TensorInfo, source: np.ndarray
 ) -> TensorInfo:
     """One mapped tensor as a safetensors file of its own."""
     same = info.dtype == wanted.dtype
     dtype = info.dtype if same else "F32"
-    (shard,) = plan_shards([OutputTensor(info.name, dtype, wanted.shape)], 2**62, stem=info.name)
-    path = scratch / label / shard.file
+    (shard,) = plan_shards([OutputTensor(info.name, dtype, wanted.shape)], 2**62, stem=stem)
+    path = folder / shard.file
     with open_atomic(path) as file:
         file.write(shard.header)
         for first in range(0, source.size, _ROWS):
             rows = source[first : first + _ROWS]
             block = _rows(wanted, np.arange(first, first + rows.size), same)
             known = rows >= 0
-            block[known] = _rows(info, rows[known], same)
+            if known.any():
+                block[known] = _rows(info, rows[known], same)
             file.write(block.tobytes())
     return read_header(path)[info.name]
 

@@ -9,6 +9,7 @@ under its final name in one rename.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -20,10 +21,10 @@ from typing import Any, Protocol
 import remerge.kernels
 import remerge.shards
 import remerge.tensors
-from remerge.atomic import flush_folder, json_text, write_bytes, write_json
-from remerge.disk import require_space
+from remerge.atomic import flush_folder, json_text, open_atomic, write_bytes, write_json
+from remerge.disk import disk_errors, require_spaces
 from remerge.errors import CheckpointError
-from remerge.shards.layout import index_of
+from remerge.shards.layout import Shard, index_of
 from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
 from remerge.tensors.checkpoint import INDEX_NAME, read_json
 from remerge.tensors.dtypes import to_torch_name
@@ -40,6 +41,8 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+#: A file cannot have two names here: other disks, no such thing, forbidden, or too many already.
+_NO_LINKS = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EMLINK)
 _CONFIG_NOISE = (
     "_name_or_path",
     "transformers_version",
@@ -66,6 +69,9 @@ class ArtefactPlan(Plan, Protocol):
     def inputs(self) -> dict[str, dict[str, Any]]:
         """Identity of every input folder, by label."""
 
+    def details(self) -> Any:
+        """What else decides the bytes, as JSON, for the resume key and not for the manifest."""
+
 
 def code_digest(plan: ArtefactPlan) -> str:
     """SHA-256 over the source of everything that decides the bytes of this plan's result."""
@@ -85,7 +91,7 @@ def code_digest(plan: ArtefactPlan) -> str:
 def resume_key(plan: ArtefactPlan) -> str:
     """The name of the plan's scratch folder: a digest of inputs, parameters, layout and code."""
     layout = [[s.file, hashlib.sha256(s.header).hexdigest()] for s in plan.shards]
-    described = [plan.parameters(), plan.inputs(), layout, code_digest(plan)]
+    described = [plan.parameters(), plan.inputs(), plan.details(), layout, code_digest(plan)]
     return hashlib.sha256(json_text(described).encode()).hexdigest()[:32]
 
 
@@ -113,25 +119,55 @@ def build(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists; remove it or choose another place")
     missing = [s for s in plan.shards if not record_path(work / s.file).exists()]
-    require_space(work, sum(shard.nbytes for shard in missing), plan.label)
+    require_spaces(_needs(plan.shards, missing, work, out), plan.label)
     records = make_shards(plan, work, threads)
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        staging.mkdir(parents=True)
-        for shard in plan.shards:
-            os.link(work / shard.file, staging / shard.file)
-        if len(plan.shards) > 1:
-            write_json(staging / INDEX_NAME, index_of(plan.shards))
-        dtype = plan.shards[0].tensors[0].dtype
-        write_companions(companions, staging, to_torch_name(dtype), config_changes or {})
-        manifest = _manifest(plan, records, staging)
-        write_json(staging / "manifest.json", manifest)
-        publish_folder(staging, out)
+        with disk_errors(f"{plan.label}: {out}", staging):
+            staging.mkdir(parents=True)
+            for shard in plan.shards:
+                _link_or_copy(work / shard.file, staging / shard.file)
+            if len(plan.shards) > 1:
+                write_json(staging / INDEX_NAME, index_of(plan.shards))
+            dtype = plan.shards[0].tensors[0].dtype
+            write_companions(companions, staging, to_torch_name(dtype), config_changes or {})
+            manifest = _manifest(plan, records, staging)
+            write_json(staging / "manifest.json", manifest)
+            publish_folder(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)
     return manifest
+
+
+def _needs(
+    shards: Sequence[Shard], missing: Sequence[Shard], work: Path, out: Path
+) -> list[tuple[Path, int]]:
+    """Bytes still to be written, by folder: all of them twice where `out` is on another disk."""
+    needs = [(work, sum(shard.nbytes for shard in missing))]
+    if _device(work) != _device(out.parent):
+        needs.append((out.parent, sum(shard.nbytes for shard in shards)))
+    return needs
+
+
+def _device(folder: Path) -> int:
+    """The disk on which `folder` is or will be."""
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return folder.stat().st_dev
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give the finished file `source` a second name, on another disk a flushed copy."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with source.open("rb") as reader, open_atomic(target) as writer:
+            shutil.copyfileobj(reader, writer, 1 << 22)
 
 
 def publish_folder(staging: Path, out: Path) -> None:
@@ -207,12 +243,3 @@ def _manifest(plan: ArtefactPlan, records: Sequence[TensorRecord], folder: Path)
             for record in records
         },
     }
-
-
-def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """The manifest of a folder made by this library."""
-    path = Path(folder) / "manifest.json"
-    manifest = read_json(path)
-    if manifest.get("format") != "remerge-manifest-1":
-        raise CheckpointError(f"{path}: not a manifest of this library")
-    return manifest

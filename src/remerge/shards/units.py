@@ -17,7 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +35,7 @@ from remerge.tensors.safetensors import TensorInfo
 CHUNK = 1 << 18
 #: Bytes asked for ahead of one input tensor: enough to keep a disk busy.
 READ_AHEAD = 1 << 28
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Emit = Callable[[np.ndarray], None]
 
@@ -50,15 +51,11 @@ class Plan(Protocol):
     def shards(self) -> tuple[Shard, ...]:
         """The files to write."""
 
+    def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
+        """The input tensors that `compute` maps for `tensor`, as far as they are known before."""
+
     def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
         """Hand the tensor's little-endian bytes, in order, to `emit`; return its statistics."""
-
-
-class ReadingPlan(Plan, Protocol):
-    """A plan that can say beforehand what it will read, so that the disk need not wait."""
-
-    def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
-        """The input tensors that `compute` maps for `tensor`."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class _ShardFile:
 
     def open(self) -> None:
         """Create the temporary file at full size on first use."""
-        with self._lock:
+        with self._lock, _writing(self.path):
             if self._descriptor < 0:
                 flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
                 self._descriptor = os.open(self.temporary, flags, 0o644)
@@ -95,9 +92,10 @@ class _ShardFile:
 
     def write(self, tensor: OutputTensor, position: int, data: memoryview) -> None:
         offset = self._offsets[tensor.name] + position
-        while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
+        with _writing(self.path):
+            while data:
+                written = os.pwrite(self._descriptor, data, offset)
+                data, offset = data[written:], offset + written
 
     def add(self, record: TensorRecord) -> bool:
         """Note a finished tensor; True for the one that completes the shard."""
@@ -111,10 +109,11 @@ class _ShardFile:
         The record comes first: on a disk that is filling up, a shard under its final name is one
         that the next attempt can take over.
         """
-        os.fsync(self._descriptor)
-        self.close()
-        write_json(record_path(self.path), [asdict(r) for r in self.in_order()])
-        publish(self.temporary, self.path)
+        with _writing(self.path):
+            os.fsync(self._descriptor)
+            self.close()
+            write_json(record_path(self.path), [asdict(r) for r in self.in_order()])
+            publish(self.temporary, self.path)
 
     def in_order(self) -> list[TensorRecord]:
         return [self.records[tensor.name] for tensor in self.shard.tensors]
@@ -139,6 +138,18 @@ class _Stopped(Exception):
     """Another thread failed, or the user interrupted."""
 
 
+class _NotWritten(Exception):
+    """A result that could not be written, which is another matter than an input unread."""
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _NotWritten(path.parent) from error
+
+
 def build_shards(
     plan: Plan, folder: Path, threads: int, only: Sequence[int] | None = None
 ) -> list[TensorRecord]:
@@ -147,9 +158,12 @@ def build_shards(
     Shards that an earlier attempt finished are checked and kept. Returns the records of all tensors
     in the plan's order. On any error, or Ctrl-C, finished shards stay and half-made ones vanish.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise _failure(plan.label, f"writing {folder}", error) from error
     chosen = [plan.shards[i] for i in (range(len(plan.shards)) if only is None else only)]
     with track(sum(shard.nbytes for shard in chosen), plan.label) as bar:
         finished = _recover(chosen, folder, threads, bar)
@@ -165,9 +179,15 @@ def _run(plan: Plan, files: list[_ShardFile], threads: int, bar: Bar) -> None:
     order = [(f, t) for f in files for t in sorted(f.shard.tensors, key=lambda t: -t.nbytes)]
     tasks: Iterator[tuple[_ShardFile, OutputTensor]] = iter(order)
     later: Iterator[tuple[_ShardFile, OutputTensor]] = iter(order[threads:])
-    reads = getattr(plan, "reads", lambda tensor: ())
     take = threading.Lock()
     flushes: list[Future[None]] = []
+
+    def flush(file: _ShardFile) -> None:
+        try:
+            file.finish()
+        except BaseException:
+            stop.set()
+            raise
 
     def work(flusher: ThreadPoolExecutor) -> None:
         require_ieee_arithmetic()
@@ -178,11 +198,11 @@ def _run(plan: Plan, files: list[_ShardFile], threads: int, bar: Bar) -> None:
                 return
             file, tensor = task
             if ahead is not None:
-                _will_need(reads(ahead[1]))
+                _will_need(plan.reads(ahead[1]))
             file.open()
             record = _compute(plan, file, tensor, bar, stop)
             if file.add(record):
-                flushes.append(flusher.submit(file.finish))
+                flushes.append(flusher.submit(flush, file))
 
     try:
         for file in files:
@@ -195,20 +215,31 @@ def _run(plan: Plan, files: list[_ShardFile], threads: int, bar: Bar) -> None:
                 wait(workers, return_when=FIRST_EXCEPTION)
             finally:
                 stop.set()
-            _raise_first(workers)
-        _raise_first(flushes)
+        _raise_first([*workers, *flushes])
+    except _NotWritten as error:
+        cause = error.__cause__
+        assert isinstance(cause, OSError)
+        raise _failure(plan.label, f"writing {error}", cause) from cause
     except (OSError, MemoryError) as error:
-        if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
-            raise ToolError(
-                f"{plan.label}: out of memory or address space; allow more, or use fewer threads "
-                "(REMERGE_THREADS=1), and run it again: finished shards are kept"
-            ) from error
-        where = f"{plan.label}: writing {files[0].path.parent}"
-        remedy = "free some space and run it again: finished shards are kept"
-        raise ToolError(f"{where}: {error.strerror or error}; {remedy}") from error
+        read = getattr(error, "filename", None) or "an input"
+        raise _failure(plan.label, f"reading {read}", error) from error
     finally:
         for file in files:
             file.discard()
+
+
+def _failure(label: str, what: str, error: OSError | MemoryError) -> ToolError:
+    """The error for a disk or a memory that failed while doing `what`."""
+    if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+        return ToolError(
+            f"{label}: out of memory or address space; allow more, or use fewer threads "
+            "(REMERGE_THREADS=1), and run it again: finished shards are kept"
+        )
+    remedy = "free some space and" if error.errno in _NO_ROOM else "mend that and"
+    return ToolError(
+        f"{label}: {what}: {error.strerror or error}; {remedy} run it again: finished shards are "
+        "kept"
+    )
 
 
 def _will_need(tensors: Sequence[TensorInfo]) -> None:

@@ -85,7 +85,7 @@ def fit(
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(
                 f"{model.label} ({model.folder}) {verb} tensor {printable(min(names))!r}{more}; "
-                f"it is not a fine-tune of {base.label}"
+                f"only models with the same tensors as {base.label} can be merged with it"
             )
     fitted = {}
     for name, wanted in base_tensors.items():
@@ -99,8 +99,9 @@ def fit(
                 )
             if vocabulary != "truncate":
                 raise CheckpointError(
-                    f"{where} has {extra} rows more than {base.label}'s; set "
-                    "`vocabulary: truncate` on this donor in the recipe to leave them out"
+                    f"{where} has {extra} rows more than {base.label}'s; to leave them out, set "
+                    "`vocabulary: truncate` on this donor in the recipe, or `--vocabulary truncate`"
+                    " on the command line"
                 )
             notes.append(
                 Note(model.label, name, f"{extra} vocabulary rows beyond the base, dropped")
