@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
-from remerge.shards.artefact import build, companions_of, read_manifest
+from remerge.shards.artefact import build, companions_of
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
 from remerge.sources.pinned import parse_sources
@@ -50,7 +50,7 @@ def test_the_recipe_corrects_what_the_bases_config_says_wrong(models: Path) -> N
 def test_buffers_are_dropped_and_recorded(models: Path) -> None:
     for name in ("base", "brackets", "dates"):
         assert not [n for n in open_checkpoint(models / name).tensors if "inv_freq" in n]
-        notes = read_manifest(models / name)["notes"]
+        notes = read_json(models / name / "manifest.json")["notes"]
         assert [name, "model.layers.0.self_attn.rotary_emb.inv_freq", "buffer, dropped"] in notes
 
 
@@ -87,7 +87,7 @@ def test_tokens_without_rows_and_rows_without_tokens_end_at_the_base(
     assert not (out / "added_tokens.json").exists()
     assert read_config(out)["vocab_size"] == 352
     dropped = "32 vocabulary rows beyond the base, dropped"
-    notes = read_manifest(out)["notes"]
+    notes = read_json(out / "manifest.json")["notes"]
     assert ["lookup", "lm_head.weight", dropped] in notes
     assert ["lookup", "model.embed_tokens.weight", dropped] in notes
 
@@ -95,7 +95,7 @@ def test_tokens_without_rows_and_rows_without_tokens_end_at_the_base(
 def test_the_awkward_files_of_the_hub_are_pinned_as_the_recipe_of_13b_selects(
     hub: HubServer,
 ) -> None:
-    from remerge.sources.pin import look_up
+    from remerge.sources.lookup import look_up
 
     text = (ROOT / "conf" / "recipe" / "stheno_l2_13b_sources.yaml").read_text()
     entry = yaml.safe_load(text)["sources"]["legerdemain"]
