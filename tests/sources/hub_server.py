@@ -74,6 +74,7 @@ class Repo:
     commits: list[str] = field(default_factory=list)
     files: dict[str, dict[str, Content]] = field(default_factory=dict)
     gated: bool = False
+    card: dict[str, Any] = field(default_factory=dict)
 
     @property
     def head(self) -> str:
@@ -113,7 +114,9 @@ class HubServer:
         self.renamed: dict[str, str] = {}
         self.requests: list[Request] = []
         self.sent = 0
-        self.slow_s = 0.0
+        self.ranges = True  # whether a part of a file can be had
+        self.pages = False  # whether a page for people answers in place of the API
+        self.sizes = True  # whether the API states them
         self._faults: dict[str, list[Fault]] = {}
         self._lock = threading.Lock()
         self._hub = _server(self, "127.0.0.1")
@@ -290,7 +293,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._error(404, "", "no such blob")
 
     def _content(self, path: str, content: Content, headers: dict[str, str]) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        stated = self.headers.get("Range", "") if self.hub.ranges else ""
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", stated)
         download = self.command == "GET" and not (asked and asked.group(2))
         fault = self.hub.take_fault(path) if download else None
         if isinstance(fault, Status):
@@ -330,16 +334,22 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:
             return
         commit = repo.resolve(revision)
-        if commit is None:
+        if self.hub.pages:
+            self._answer(200, b"<!doctype html><p>Welcome", {"Content-Type": "text/html"})
+        elif commit is None:
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         elif what == "tree":
-            self._json([_entry(path, content) for path, content in repo.files[commit].items()])
+            entries = [_entry(path, content) for path, content in repo.files[commit].items()]
+            for entry in entries if not self.hub.sizes else []:
+                del entry["size"]
+            self._json(entries)
         elif what == "commits":
             known = repo.commits[: repo.commits.index(commit) + 1]
             self._json([_commit(sha) for sha in reversed(known)])
         else:
             siblings = [{"rfilename": path} for path in repo.files[commit]]
-            self._json({"id": name, "sha": commit, "siblings": siblings, "gated": repo.gated})
+            about = {"id": name, "sha": commit, "gated": repo.gated, "cardData": repo.card}
+            self._json(about | {"siblings": siblings})
 
     def _json(self, value: Any) -> None:
         self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

@@ -118,6 +118,44 @@ def test_the_header_of_a_large_pickle_costs_kilobytes(
     assert hub.sent < 200_000 < (tmp_path / "pytorch_model.bin").stat().st_size
 
 
+def test_a_hub_without_ranges_is_refused_before_gigabytes_move(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    hub.ranges = False
+    source = pinned(hub.add_folder("embedded/addition", EMBEDDED / "addition"))
+    says = (
+        r"127\.0\.0\.1:\d+ sends embedded/addition@.*/pytorch_model-.* as a whole only.*HF_ENDPOINT"
+    )
+    with pytest.raises(SourceError, match=says):
+        take(source, tmp_path, "out")
+    assert [p for p in (tmp_path / "scratch").rglob("*") if p.is_file()] == []
+
+
+def test_a_small_file_that_comes_whole_is_enough(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    hub.ranges = False
+    save_file({"w": torch.zeros(8)}, tmp_path / "model.safetensors")
+    repo = hub.add("some/model", {"model.safetensors": tmp_path / "model.safetensors"})
+    with open_files(pinned(repo), root=tmp_path, scratch=tmp_path / "s", delivery=HURRY) as files:
+        assert files.header("model.safetensors")["w"].shape == (8,)
+
+
+def test_an_archive_of_an_unknown_version_is_refused_by_its_directory(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"w": torch.zeros(8)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + 6] = 99  # the version needed to extract the first record
+    repo = hub.add("some/model", {"pytorch_model.bin": bytes(data)})
+    with (
+        pytest.raises(CheckpointError, match=r"not a torch archive .*version"),
+        open_files(pinned(repo), root=tmp_path, scratch=tmp_path / "s", delivery=HURRY) as files,
+    ):
+        files.header("pytorch_model.bin")
+
+
 def test_files_are_dropped_as_they_are_used_up(
     hub: HubServer, pinned: Pinned, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from remerge.disk import free_bytes
-from remerge.sources.pin import pin_file
+from remerge.sources.pin import pin_files
 from remerge.tensors.checkpoint import open_checkpoint, read_config, read_f32, read_json
 from tests.kernels import reference
 from tests.sources.hub_server import HubServer
@@ -144,7 +144,7 @@ def test_a_13b_shaped_family_is_rebuilt_from_a_hub(hub: HubServer, room: Path) -
     work.mkdir()
     pins = work / "sources.yaml"
     pins.write_text(recipe_text())
-    pin_file(pins)
+    pin_files([pins])
     recipe = params(yaml.safe_load(pins.read_text())["sources"])
     (work / "params.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import yaml
+from huggingface_hub.errors import HfHubHTTPError
 
 from remerge.cli import main
-from remerge.errors import RecipeError, SourceError
-from remerge.sources.pin import check_file, look_up, pin_file, sources_file
+from remerge.errors import CheckpointError, RecipeError, SourceError
+from remerge.sources.hub import explain
+from remerge.sources.lookup import look_up, resolve
+from remerge.sources.pin import check_files, pin_files, sources_files
 from remerge.sources.pinned import PinnedFile, parse_sources
 from remerge.sources.recipe_text import Pins, with_pins
 from tests.sources.hub_server import HubServer, sha256_of
@@ -53,7 +60,7 @@ def recipe(hub: HubServer, tmp_path: Path) -> Path:
 
 
 def test_a_pinned_recipe_is_one_that_can_be_fetched(hub: HubServer, recipe: Path) -> None:
-    pin_file(recipe)
+    pin_files([recipe])
     sources = parse_sources(yaml.safe_load(recipe.read_text()))
     for name, source in sources.items():
         repo = hub.repos[source.repo]
@@ -66,19 +73,19 @@ def test_a_pinned_recipe_is_one_that_can_be_fetched(hub: HubServer, recipe: Path
 
 
 def test_no_weights_are_downloaded(hub: HubServer, recipe: Path) -> None:
-    pin_file(recipe)
+    pin_files([recipe])
     assert not [r for r in hub.requests if r.path.endswith((".bin", ".safetensors"))]
 
 
 def test_comments_and_all_else_stay(recipe: Path) -> None:
-    pin_file(recipe)
+    pin_files([recipe])
     text = recipe.read_text()
     kept = [line for line in text.splitlines() if "sha256" not in line and "files:" not in line]
     before = RECIPE.splitlines()
     assert [line.split("revision")[0] for line in kept] == [
         line.split("revision")[0] for line in before
     ]
-    pin_file(recipe)
+    pin_files([recipe])
     assert recipe.read_text() == text
 
 
@@ -102,37 +109,37 @@ def test_an_entry_on_one_line_is_refused() -> None:
 
 
 def test_check_says_that_pins_hold_and_what_has_moved(hub: HubServer, recipe: Path) -> None:
-    pin_file(recipe)
-    assert not check_file(recipe).broken
+    pin_files([recipe])
+    assert not check_files([recipe]).broken
     repo = hub.repos["embedded/base"]
     before = repo.head
     files = dict(repo.files[before])
     repo.commit({**files, "config.json": b"{}", "NEW.md": b"new"})
-    report = check_file(recipe)
+    report = check_files([recipe])
     assert not report.broken
     assert f"base: main moved to {repo.head}, pinned is {before}: other bytes in config.json" in (
         report.lines
     )
-    pin_file(recipe)
+    pin_files([recipe])
     assert yaml.safe_load(recipe.read_text())["sources"]["base"]["revision"] == before
-    pin_file(recipe, ["base"], update=True)
+    pin_files([recipe], ["base"], update=True)
     assert yaml.safe_load(recipe.read_text())["sources"]["base"]["revision"] == repo.head
 
 
 def test_check_finds_a_pin_that_does_not_hold(hub: HubServer, recipe: Path) -> None:
-    pin_file(recipe)
+    pin_files([recipe])
     text = recipe.read_text()
     digest = sha256_of(EMBEDDED / "base" / "config.json")
     recipe.write_text(text.replace(digest, "f" * 64))
-    report = check_file(recipe, ["base"])
+    report = check_files([recipe], ["base"])
     assert report.broken
     assert report.lines == [f"base: config.json has SHA-256 {digest}, pinned is {'f' * 64}"]
     del hub.repos["embedded/base"]
-    assert "embedded/base is not at" in check_file(recipe, ["base"]).lines[0]
+    assert "embedded/base is not at" in check_files([recipe], ["base"]).lines[0]
 
 
 def test_check_finds_what_is_not_pinned(recipe: Path) -> None:
-    report = check_file(recipe)
+    report = check_files([recipe])
     assert report.broken
     assert "lora: not pinned (revision absent)" in report.lines
 
@@ -142,15 +149,15 @@ def test_a_short_id_is_resolved_among_the_commits(hub: HubServer) -> None:
     first = repo.head
     repo.commit({"config.json": b"{1}"})
     entry = {"repo": "some/model", "kind": "model"}
-    assert look_up(entry, first[:7], "source 'x'").revision == first
+    assert resolve(entry, first[:7], "source 'x'").sha == first
     with pytest.raises(SourceError, match="0 commits of some/model begin with abcdef0"):
-        look_up(entry, "abcdef0", "source 'x'")
+        resolve(entry, "abcdef0", "source 'x'")
 
 
 def test_a_renamed_repository_is_pinned_under_its_new_name(hub: HubServer, recipe: Path) -> None:
     hub.repos["new/base"] = hub.repos.pop("embedded/base")
     hub.renamed["embedded/base"] = "new/base"
-    report = pin_file(recipe, ["base"])
+    report = pin_files([recipe], ["base"])
     assert report.lines[0] == "base: embedded/base is called new/base now"
     assert yaml.safe_load(recipe.read_text())["sources"]["base"]["repo"] == "new/base"
 
@@ -158,7 +165,7 @@ def test_a_renamed_repository_is_pinned_under_its_new_name(hub: HubServer, recip
 def test_nothing_is_written_when_one_source_fails(hub: HubServer, recipe: Path) -> None:
     del hub.repos["embedded/reversal_lora"]
     with pytest.raises(SourceError, match="embedded/reversal_lora is not at"):
-        pin_file(recipe)
+        pin_files([recipe])
     assert recipe.read_text() == RECIPE
 
 
@@ -167,12 +174,12 @@ def test_listed_files_are_pinned_and_a_missing_one_is_named(hub: HubServer, tmp_
     path = tmp_path / "suite.yaml"
     head = "recipe:\n  sources:\n    data:\n      kind: dataset\n      repo: some/data\n"
     path.write_text(head + "      revision: null\n      files:\n        a/x.parquet: {}\n")
-    pin_file(path)
+    pin_files([path])
     files = yaml.safe_load(path.read_text())["recipe"]["sources"]["data"]["files"]
     assert files == {"a/x.parquet": {"sha256": sha256_of(b"1"), "size": 1}}
     path.write_text(head + "      revision: null\n      files:\n        a/z.parquet: {}\n")
     with pytest.raises(SourceError, match=r"has no file 'a/z\.parquet'"):
-        pin_file(path)
+        pin_files([path])
 
 
 def test_the_verb_prints_and_returns_a_status(
@@ -187,9 +194,157 @@ def test_the_verb_prints_and_returns_a_status(
     assert " holds" in out
 
 
+ADAPTER = {"repo": "some/lora", "kind": "adapter"}
+MODEL = {"repo": "some/model", "kind": "model"}
+INDEX = json.dumps({"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}).encode()
+
+
+def test_an_adapter_in_two_forms_is_pinned_in_the_safer_one(hub: HubServer) -> None:
+    names = ["adapter_config.json", "adapter_model.bin", "adapter_model.safetensors"]
+    hub.add("some/lora", dict.fromkeys(names, b"{}"))
+    for entry in (ADAPTER, ADAPTER | {"select": names}):
+        found = look_up(entry, "main", "source 'lora'").files
+        assert sorted(found) == ["adapter_config.json", "adapter_model.safetensors"]
+    both: dict[str, Any] = {name: {} for name in names}
+    with pytest.raises(CheckpointError, match=r"lists both adapter_model\.safetensors and"):
+        look_up(ADAPTER | {"files": both}, "main", "source 'lora'")
+
+
+@pytest.mark.parametrize(
+    "files, select, says",
+    [
+        (
+            ["config.json", "pytorch_model.bin"],
+            ["config.json", "pytorch_model-*.bin"],
+            "none of its files is a checkpoint.*in the repository: pytorch_model.bin; correct",
+        ),
+        (
+            ["config.json", "pytorch_model-00001-of-00002.bin"],
+            None,
+            "none of its files is a checkpoint",
+        ),
+        (
+            ["config.json", "pytorch_model.bin.index.json"],
+            None,
+            "index.json names 'pytorch_model-00001-of-00002.bin', which the recipe does not list",
+        ),
+        (["pytorch_model.bin"], None, "lists no config.json"),
+    ],
+)
+def test_what_is_no_whole_checkpoint_is_not_pinned(
+    hub: HubServer, files: list[str], select: list[str] | None, says: str
+) -> None:
+    content = {name: INDEX if name.endswith("index.json") else b"{}" for name in files}
+    hub.add("some/model", dict(content))
+    with pytest.raises(CheckpointError, match=says):
+        look_up(MODEL | {"select": select}, "main", "source 'm'")
+
+
+def test_of_several_checkpoints_the_safer_whole_one_is_pinned(hub: HubServer) -> None:
+    pickles = {
+        "config.json": b"{}",
+        "pytorch_model.bin.index.json": INDEX,
+        "pytorch_model-00001-of-00002.bin": b"a shard",
+        "pytorch_model-00007-of-00009.bin": b"of another time",
+        "pytorch_model.bin": b"all of it again",
+    }
+    hub.add("some/model", dict(pickles))
+    assert sorted(look_up(MODEL, "main", "source 'm'").files) == [
+        "config.json",
+        "pytorch_model-00001-of-00002.bin",
+        "pytorch_model.bin.index.json",
+    ]
+    hub.add("some/model", {**pickles, "model.safetensors": b"safe"})
+    found = look_up(MODEL, "main", "source 'm'").files
+    assert sorted(found) == ["config.json", "model.safetensors"]
+
+
+def test_the_licence_that_the_hub_states_is_written_where_the_recipe_has_none(
+    hub: HubServer, recipe: Path
+) -> None:
+    hub.repos["embedded/base"].card = {"license": "llama2"}
+    hub.repos["embedded/brackets"].card = {"license": "other", "license_name": "a\nb: c"}
+    lines = pin_files([recipe]).lines
+    sources = yaml.safe_load(recipe.read_text())["sources"]
+    assert sources["base"]["licence"] == "llama2"
+    assert "licence" not in sources["brackets"]
+    unknown = "neither recipe nor hub states a licence; the model card will say so"
+    assert [line for line in lines if unknown in line] == [
+        f"brackets: {unknown}",
+        f"lora: {unknown}",
+    ]
+    hub.repos["embedded/base"].card = {"license": "mit"}
+    assert "base: the hub states licence mit, the recipe llama2; kept" in pin_files([recipe]).lines
+
+
+def test_pins_without_digests_are_one_line_a_source(hub: HubServer, recipe: Path) -> None:
+    heads = {name: hub.repos[f"embedded/{name}"].head for name in ("base", "brackets")}
+    text = recipe.read_text()
+    for head in heads.values():
+        text = text.replace("revision: null", f"revision: {head}", 1)
+    recipe.write_text(text)
+    report = check_files([recipe])
+    assert report.broken
+    assert report.lines == [
+        *(f"{name}: {head} holds; digests not pinned yet" for name, head in heads.items()),
+        "lora: not pinned (revision absent)",
+    ]
+
+
+def test_a_branch_that_lost_its_files_is_news_and_no_fault(hub: HubServer, recipe: Path) -> None:
+    pin_files([recipe])
+    hub.repos["embedded/base"].commit({"README.md": b"moved elsewhere"})
+    report = check_files([recipe], ["base"])
+    assert not report.broken
+    assert "base: the pin holds, but main is another thing now" in report.lines[0]
+
+
+def test_what_is_no_answer_of_a_hub_is_one_line(
+    hub: HubServer, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.sizes = False
+    with pytest.raises(SourceError, match=r"not what a hub answers \(KeyError\); check"):
+        pin_files([recipe])
+    hub.pages = True
+    with pytest.raises(SourceError, match="not what a hub answers"):
+        pin_files([recipe])
+    monkeypatch.setenv("HF_ENDPOINT", "notaurl")
+    with pytest.raises(SourceError, match="the address in HF_ENDPOINT cannot be reached"):
+        pin_files([recipe])
+
+
+def test_a_busy_hub_is_named_without_a_file_where_none_was_asked_for() -> None:
+    response = httpx.Response(500, request=httpx.Request("GET", "http://hub"))
+    error = HfHubHTTPError("no", response=response)
+    assert "answers 500 for some/one; try" in str(explain(error, "some/one", "main", "", "here"))
+
+
+def test_a_recipe_is_pinned_with_its_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.chdir(root)
+    conf = Path("conf")
+    own = conf / "recipe" / "stheno_l2_13b_sources.yaml"
+    suite = conf / "eval" / "open_llm_leaderboard_v1.yaml"
+    assert sources_files("stheno_l2_13b") == [own]
+    assert sources_files("stheno_l2_13b_scored") == [own, suite]
+    assert sources_files("open_llm_leaderboard_v1") == [suite]
+
+
+def test_without_a_recipe_that_of_the_parameters_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(Path(__file__).resolve().parents[2] / "conf", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    assert main(["pin"]) == 1
+    assert "params.yaml: No such file or directory; name a recipe" in capsys.readouterr().err
+    Path("params.yaml").write_text("recipe: {name: tiny, sources: {}}\n")
+    assert main(["pin"]) == 0
+    assert "base: files of this project, pinned by hand" in capsys.readouterr().out
+
+
 def test_a_recipe_that_is_none_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="'nothing': neither a recipe"):
-        sources_file("nothing", tmp_path)
+        sources_files("nothing", tmp_path)
     (tmp_path / "x.yaml").write_text("a: 1\n")
     with pytest.raises(RecipeError, match="has no `sources`"):
-        pin_file(tmp_path / "x.yaml")
+        pin_files([tmp_path / "x.yaml"])

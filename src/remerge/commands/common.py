@@ -43,6 +43,23 @@ def build_options(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
+    """The parameters that the pipeline is composed of; RecipeError without a recipe's sources."""
+    import yaml
+
+    try:
+        params = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}; name a recipe") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}; compose it again") from None
+    recipe = params.get("recipe") if isinstance(params, dict) else None
+    sources = recipe.get("sources") if isinstance(recipe, dict) else None
+    if not isinstance(sources, dict) or not all(isinstance(e, dict) for e in sources.values()):
+        raise RecipeError(f"{path}: holds no recipe with sources; compose it again")
+    return dict(params)
+
+
 def parse_size(text: str) -> int:
     """Bytes in `500MB`, `1GB` or a plain number; decimal units."""
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1, "": 1}

@@ -1,12 +1,13 @@
 """Pin the sources of a recipe: resolve refs and short ids to commits, fill in sizes and digests.
 
+  remerge pin                           # the recipe that params.yaml is composed from
   remerge pin stheno_l2_13b             # fill in what is missing, keep what is pinned
   remerge pin stheno_l2_13b --check     # do the pins hold, and what has moved since?
   remerge pin stheno_l2_13b chronos --update   # take what the branch stands at now
 
-RECIPE is a recipe or suite of conf/, or a YAML file with `sources`. Its sources file is rewritten,
-with its comments; weights are not downloaded. A source without a revision is resolved by its `ref`,
-or `main`. HF_ENDPOINT and HF_TOKEN are honoured.
+RECIPE is a recipe or suite of conf/, or a YAML file with `sources`. The files that hold its
+sources, those of its suite too, are rewritten with their comments; weights are not downloaded. A
+source without a revision is resolved by its `ref`, or `main`. HF_ENDPOINT and HF_TOKEN count.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import argparse
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
-    parser.add_argument("recipe", metavar="RECIPE")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", help="default: the recipe and suite of params.yaml"
+    )
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="only these (default: all)")
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
@@ -31,15 +34,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it."""
-    from remerge.sources.pin import check_file, pin_file, sources_file
+    from remerge.sources.pin import check_files, pin_files, sources_files
 
-    path = sources_file(options.recipe)
+    names = [options.recipe] if options.recipe else _composed()
+    paths = list(dict.fromkeys(path for name in names for path in sources_files(name)))
     if options.check:
-        report = check_file(path, options.sources)
+        report = check_files(paths, options.sources)
     else:
-        report = pin_file(path, options.sources, update=options.update)
+        report = pin_files(paths, options.sources, update=options.update)
     for line in report.lines:
         print(line)
-    if not options.check:
-        print(f"wrote {path}; compose params.yaml again and commit both")
+    if report.written:
+        files = " and ".join(map(str, report.written))
+        print(f"wrote {files}; compose params.yaml again (`make params`) and commit all of it")
     return 1 if report.broken else 0
+
+
+def _composed() -> list[str]:
+    """The recipe that params.yaml is composed from, and its suite where that has sources."""
+    from remerge.commands.common import read_params
+
+    params = read_params()
+    names = [params["recipe"]["name"]]
+    if any(entry.get("kind") == "dataset" for entry in params["recipe"]["sources"].values()):
+        names.append(params["eval"]["suite"])
+    return names

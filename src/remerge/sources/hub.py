@@ -96,6 +96,8 @@ def shown_endpoint() -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "the address in HF_ENDPOINT"
+    if not (parts.scheme and parts.hostname):
+        return "the address in HF_ENDPOINT"
     return f"{parts.scheme}://{parts.hostname}{port}"
 
 
@@ -173,11 +175,13 @@ def explain(error: Exception, repo: str, revision: str, what: str, where: str) -
             "shows where it stands now"
         )
     elif isinstance(error, EntryNotFoundError):
-        text = f"{repo} has no file {printable(what)!r} at revision {printable(revision, 60)!r}"
+        lacks = f"no file {printable(what)!r}" if what else "not what was asked for"
+        text = f"{repo} has {lacks} at revision {printable(revision, 60)!r}"
     elif isinstance(error, HfHubHTTPError) and error.response is not None:
         status = error.response.status_code
         hint = f" ({token})" if status in (401, 403) else ""
-        text = f"{hub} answers {status} for {printable(what)!r} of {repo}{hint}; try again later"
+        about = f"{printable(what)!r} of {repo}" if what else repo
+        text = f"{hub} answers {status} for {about}{hint}; try again later"
     else:
         kind = type(error).__name__
         text = f"{hub} cannot be reached for {what or repo} ({kind}); check HF_ENDPOINT"

@@ -3,8 +3,7 @@
 >>> with open_files(source, root=Path(), scratch=Path("scratch")) as files:
 ...     take_in_model(files, "models/chronos", scratch="scratch", shard_bytes=10**9, threads=8)
 
-Which files hold the weights is decided by name and index, never by looking for anything that ends
-in `.safetensors`: repositories of 2023 carry quantised strays beside their real shards.
+Which files hold the weights, `layouts` decides.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import hashlib
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,16 @@ from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import state_dict_order
 from remerge.shards.units import CHUNK, Emit, record_path
 from remerge.sources.files import SourceFiles
+from remerge.sources.layouts import (
+    INDEXES,
+    adapter_file,
+    is_weights,
+    require_config,
+    weight_files,
+)
 from remerge.sources.pinned import PinnedFile, Source, verify_file
 from remerge.tensors.adapter import (
     CONFIG_NAME,
-    WEIGHTS_NAME,
     adapter_from_header,
     check_adapter_config,
 )
@@ -42,11 +47,6 @@ from remerge.tensors.safetensors import TensorInfo, read_header
 
 #: Files that go with the weights into the result.
 COMPANIONS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
-
-_LAYOUTS = (
-    ("model.safetensors.index.json", "model.safetensors"),
-    ("pytorch_model.bin.index.json", "pytorch_model.bin"),
-)
 
 Found = TensorInfo | PickledTensor
 
@@ -143,33 +143,6 @@ class Supply:
         self._files.release(name)
 
 
-def weight_files(listed: Collection[str], indexes: Mapping[str, Path], where: str) -> list[str]:
-    """Names of the files that hold a model's weights; CheckpointError if there is none or a choice.
-
-    listed   names of all files of the source
-    indexes  paths of its index files
-    """
-    layouts = [pair for pair in _LAYOUTS if any(name in listed for name in pair)]
-    if not layouts:
-        raise CheckpointError(f"{where}: none of its files is a checkpoint (model.safetensors, …)")
-    if len(layouts) > 1:
-        raise CheckpointError(
-            f"{where}: lists both safetensors and pickle weights; keep one of them in the recipe"
-        )
-    index, single = layouts[0]
-    if index not in listed:
-        return [single]
-    if single in listed:
-        raise CheckpointError(f"{where}: lists both {index} and {single}; keep one in the recipe")
-    named = sorted(set(read_index(indexes[index]).values()))
-    missing = [name for name in named if name not in listed]
-    if missing:
-        raise CheckpointError(
-            f"{where}: {index} names {missing[0]!r}, which the recipe does not list"
-        )
-    return named
-
-
 def tensor_table(files: SourceFiles) -> tuple[dict[str, tuple[str, TensorInfo]], list[str]]:
     """Each tensor's file and description, by headers alone; and weight files that are none of them.
 
@@ -177,20 +150,20 @@ def tensor_table(files: SourceFiles) -> tuple[dict[str, tuple[str, TensorInfo]],
     """
     where = f"source {files.source.name!r}"
     listed = files.source.files
-    indexes = files.all(index for index, _ in _LAYOUTS if index in listed)
-    names = weight_files(listed, indexes, where)
+    indexes = files.all(index for index in INDEXES if index in listed)
+    weight_maps = {index: read_index(path) for index, path in indexes.items()}
+    names = weight_files(listed, weight_maps, where)
     table: dict[str, tuple[str, TensorInfo]] = {}
     for name in names:
         for tensor, info in files.header(name).items():
             if tensor in table:
                 raise CheckpointError(f"{where}: tensor {printable(tensor)!r} is in two files")
             table[tensor] = (name, info)
-    for index, path in indexes.items():
-        in_index = set(read_index(path))
-        for tensor in sorted(in_index ^ set(table)):
-            side = "only in" if tensor in in_index else "not in"
+    for index, weight_map in weight_maps.items():
+        for tensor in sorted(weight_map.keys() ^ table.keys()):
+            side = "only in" if tensor in weight_map else "not in"
             raise CheckpointError(f"{where}: tensor {printable(tensor)!r} is {side} {index}")
-    strays = [n for n in listed if n.endswith((".safetensors", ".bin", ".pt")) and n not in names]
+    strays = [name for name in listed if is_weights(name) and name not in names]
     return table, strays
 
 
@@ -210,8 +183,7 @@ def take_in_model(
     """
     source = files.source
     where = f"source {source.name!r}"
-    if "config.json" not in source.files:
-        raise CheckpointError(f"{where}: the recipe lists no config.json")
+    require_config(source.files, source.kind, where)
     table, strays = tensor_table(files)
     small = files.all(n for n in source.files if n in COMPANIONS)
     notes = [Note(source.name, name, "stray weight file, left aside") for name in strays]
@@ -257,20 +229,13 @@ def adapter_table(files: SourceFiles) -> tuple[dict[str, tuple[str, TensorInfo]]
     """Each tensor's file and description, and the config; CheckpointError for an unusable one."""
     source = files.source
     where = f"source {source.name!r}"
-    if CONFIG_NAME not in source.files:
-        raise CheckpointError(f"{where}: the recipe lists no {CONFIG_NAME}")
-    kinds = [name for name in (WEIGHTS_NAME, "adapter_model.bin") if name in source.files]
-    if not kinds:
-        raise CheckpointError(
-            f"{where}: the recipe lists no {WEIGHTS_NAME} and no adapter_model.bin"
-        )
-    if len(kinds) > 1:
-        raise CheckpointError(f"{where}: lists both {' and '.join(kinds)}; keep one in the recipe")
+    require_config(source.files, source.kind, where)
+    weights = adapter_file(source.files, where)
     config = read_json(files.all([CONFIG_NAME])[CONFIG_NAME])
     check_adapter_config(config, f"{where}: {CONFIG_NAME}")
-    tensors = files.header(kinds[0])
+    tensors = files.header(weights)
     adapter_from_header(config, tensors, Path(source.origin), source.name)
-    return {name: (kinds[0], info) for name, info in tensors.items()}, config
+    return {name: (weights, info) for name, info in tensors.items()}, config
 
 
 def take_in_adapter(files: SourceFiles, out: Path | str, *, scratch: Path | str) -> dict[str, Any]:

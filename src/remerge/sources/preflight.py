@@ -17,6 +17,7 @@ from typing import Any
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.sources.files import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
+from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
 from remerge.tensors.adapter import adapter_from_header, check_targets
 from remerge.tensors.checkpoint import Checkpoint, read_json
@@ -49,8 +50,7 @@ def describe_model(files: SourceFiles) -> Described:
     """Read a model's config and headers; CheckpointError if it cannot be a model to merge."""
     source = files.source
     where = f"source {source.name!r}"
-    if "config.json" not in source.files:
-        raise CheckpointError(f"{where}: the recipe lists no config.json")
+    require_config(source.files, source.kind, where)
     config = read_json(files.all(["config.json"])["config.json"]) | source.config
     table, _ = tensor_table(files)
     tensors = {name: info for name, (_, info) in table.items()}

@@ -24,15 +24,16 @@ from remerge.sources.pinned import PinnedFile
 
 @dataclass(frozen=True)
 class Pins:
-    """What is written into a source's entry."""
+    """What is written into a source's entry; a licence only where it is known and none stands."""
 
     repo: str
     revision: str
     files: dict[str, PinnedFile]
+    licence: str = ""
 
 
-def read_entries(text: str, where: str) -> CommentedMap:
-    """The sources of a recipe or suite, at the top or under `recipe`; RecipeError without any."""
+def read_document(text: str, where: str) -> CommentedMap:
+    """The table that a file of conf/ is; RecipeError for anything else."""
     try:
         document = YAML().load(text)
     # A table as the key of a table, say, ends in a TypeError within the library.
@@ -40,7 +41,15 @@ def read_entries(text: str, where: str) -> CommentedMap:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise RecipeError(f"{where}: nested too deep to be genuine") from None
-    holder = document.get("recipe", document) if isinstance(document, CommentedMap) else None
+    if not isinstance(document, CommentedMap):
+        raise RecipeError(f"{where}: is no table of entries")
+    return document
+
+
+def read_entries(text: str, where: str) -> CommentedMap:
+    """The sources of a recipe or suite, at the top or under `recipe`; RecipeError without any."""
+    document = read_document(text, where)
+    holder = document.get("recipe", document)
     entries = holder.get("sources") if isinstance(holder, CommentedMap) else None
     if not isinstance(entries, CommentedMap):
         raise RecipeError(f"{where}: has no `sources`")
@@ -56,6 +65,8 @@ def with_pins(text: str, pins: Mapping[str, Pins], where: str) -> str:
         before = _plain(read_entries(text, where))
         changed = _with_pin(text, name, pin, where)
         before[name] |= {"repo": pin.repo, "revision": pin.revision, "files": _table(pin.files)}
+        if pin.licence:
+            before[name].setdefault("licence", pin.licence)
         if _plain(read_entries(changed, where)) != before:
             raise RecipeError(
                 f"{where}: source {printable(name)!r} is laid out in a way that cannot be "
@@ -78,11 +89,16 @@ def _with_pin(text: str, name: str, pin: Pins, where: str) -> str:
         for file, p in pin.files.items()
     ]
     edits: list[tuple[int, int, list[str]]] = []
+    licence = (
+        [f"{indent}licence: {pin.licence}\n"] if pin.licence and "licence" not in entry else []
+    )
     if "revision" in entry:
         at = entry.lc.key("revision")[0]
-        edits.append((at, at + 1, [_with_value(lines[at], "revision", pin.revision)]))
+        edits.append((at, at + 1, [_with_value(lines[at], "revision", pin.revision), *licence]))
     else:
-        edits.append((repo_line + 1, repo_line + 1, [f"{indent}revision: {pin.revision}\n"]))
+        edits.append(
+            (repo_line + 1, repo_line + 1, [f"{indent}revision: {pin.revision}\n", *licence])
+        )
     if entry["repo"] != pin.repo:
         edits.append((repo_line, repo_line + 1, [_with_value(lines[repo_line], "repo", pin.repo)]))
     if "files" in entry:

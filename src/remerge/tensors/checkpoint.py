@@ -79,11 +79,16 @@ def check_no_twins(names: Iterable[str], where: str) -> None:
 
 def read_index(path: Path) -> dict[str, str]:
     """The `weight_map` of an index file: tensor name to the plain name of a file beside it."""
-    weight_map = read_json(path).get("weight_map")
+    return parse_index(read_json(path), str(path))
+
+
+def parse_index(index: dict[str, Any], where: str) -> dict[str, str]:
+    """`read_index` for an index already in hand; `where` names it in an error."""
+    weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path}: has no weight_map")
-    named = {name: check_file_name(file, str(path)) for name, file in weight_map.items()}
-    check_no_twins(named.values(), str(path))
+        raise CheckpointError(f"{where}: has no weight_map")
+    named = {name: check_file_name(file, where) for name, file in weight_map.items()}
+    check_no_twins(named.values(), where)
     return named
 
 
