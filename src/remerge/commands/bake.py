@@ -1,6 +1,9 @@
 """Bake a LoRA adapter into a model: W' = W + scale·B·A, exactly defined and streamed.
 
-remerge bake models/hermes adapters/kimiko --out baked/hermes
+  remerge bake models/hermes adapters/kimiko --out baked/hermes
+
+The result is a model folder like any other: a donor for `remerge ties`, for example. The same
+inputs give the same bytes on every machine; what is printed is their model id.
 """
 
 from __future__ import annotations
@@ -21,18 +24,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from remerge.merge.bake import plan_bake
+    from remerge.merge.inputs import distinct_labels
     from remerge.shards.artefact import build, companions_of
+    from remerge.shards.order import in_state_dict_order
     from remerge.tensors.adapter import read_adapter
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
 
+    settings = build_options(options)
+    label, adapter_label = distinct_labels([options.model, options.adapter])
+    model = open_checkpoint(options.model, label)
+    model, _ = in_state_dict_order(model, settings["scratch"] / "orders")
     plan = plan_bake(
-        open_checkpoint(options.model),
-        read_adapter(options.adapter),
+        model,
+        read_adapter(options.adapter, adapter_label),
         dtype=from_torch_name(options.dtype),
         shard_bytes=parse_size(options.shard_size),
     )
-    manifest = build(
-        plan, options.out, companions=companions_of(options.model), **build_options(options)
-    )
+    manifest = build(plan, options.out, companions=companions_of(options.model), **settings)
     print(f"{manifest['model_id']}  {options.out}")

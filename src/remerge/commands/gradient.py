@@ -2,7 +2,11 @@
 
   remerge gradient merged/p1 merged/p2 0 0.35 0.65 1 --out merged/final
 
-The values are shares of the second model, linear between, spread over the state dict.
+The values are shares of the second model: here 0 at the first tensor and 1 at the last, rising in
+three sections. `0.5 0.5` is the mean of the two models. One ratio for each layer, and only within
+the layers:
+
+  remerge gradient run1/final run2/final 0 1 --along layers --blend layers --out blended
 """
 
 from __future__ import annotations
@@ -17,28 +21,67 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
     parser.add_argument("first", type=Path, help="folder of the first model")
     parser.add_argument("second", type=Path, help="folder of the second model")
-    parser.add_argument("values", nargs="+", type=float, help="shares of the second, in [0, 1]")
-    parser.add_argument("--along", choices=("tensors", "layers"), default="tensors")
-    parser.add_argument("--blend", choices=("all", "layers", "no_layers"), default="all")
-    parser.add_argument("--containing", default="", help="only tensors whose name contains this")
+    parser.add_argument(
+        "values", nargs="+", type=float, help="two or more shares of the second model, in [0, 1]"
+    )
+    parser.add_argument(
+        "--along",
+        choices=("tensors", "layers"),
+        default="tensors",
+        help="what the values are spread over: the tensors in state-dict order, as the script of "
+        "2023 did, or the layers, each with one ratio (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--blend",
+        choices=("all", "layers", "no_layers"),
+        default="all",
+        help="blend all tensors, only those of layers, or only the others; what is not blended is "
+        "the first model's (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--containing",
+        metavar="TEXT",
+        default="",
+        help="blend only tensors whose name contains this (default: any)",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        choices=("truncate",),
+        help="leave out the second model's rows of tokens beyond the first's; without a rule, "
+        "more rows are an error",
+    )
     add_output_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
+    from remerge.errors import RecipeError
     from remerge.merge.gradient import Gradient, plan_gradient
+    from remerge.merge.inputs import distinct_labels
+    from remerge.merge.vocabulary import require_same_tokens
     from remerge.shards.artefact import build, companions_of
+    from remerge.shards.order import in_state_dict_order
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
 
+    settings = build_options(options)
+    gradient = Gradient(tuple(options.values), options.along, options.blend, options.containing)
+    folders = (options.first, options.second)
+    first, second = map(open_checkpoint, folders, distinct_labels(folders))
+    first, known = in_state_dict_order(first, settings["scratch"] / "orders")
+    if not known and options.along == "tensors":
+        raise RecipeError(
+            f"{options.first}: the order of its tensors is not known (transformers does not know "
+            "all of them by its config.json), so none can be counted: use --along layers"
+        )
+    require_same_tokens(second, first)
     plan = plan_gradient(
-        open_checkpoint(options.first),
-        open_checkpoint(options.second),
-        Gradient(tuple(options.values), options.along, options.blend, options.containing),
+        first,
+        second,
+        gradient,
         dtype=from_torch_name(options.dtype),
         shard_bytes=parse_size(options.shard_size),
+        vocabulary=options.vocabulary,
     )
-    manifest = build(
-        plan, options.out, companions=companions_of(options.first), **build_options(options)
-    )
+    manifest = build(plan, options.out, companions=companions_of(options.first), **settings)
     print(f"{manifest['model_id']}  {options.out}")

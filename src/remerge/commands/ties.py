@@ -2,33 +2,66 @@
 
   remerge ties models/base models/chronos models/airoboros:0.5 models/hermes:0.5:2 --out merged
 
-A donor is a folder, optionally followed by :density and :weight.
+Three donors: chronos at the default density, airoboros at density 0.5, hermes at density 0.5 with
+twice the weight. Where a donor has tokens that the base lacks, say what becomes of their rows, for
+all donors by --vocabulary or for one behind its weight:
+
+  remerge ties models/base models/chronos models/hermes:0.5:1:truncate --out merged
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from remerge.commands.common import add_output_options, build_options, parse_size
 
-if TYPE_CHECKING:
-    from remerge.merge.ties import Donor
-    from remerge.tensors.checkpoint import Checkpoint
-    from remerge.tensors.fitting import Note
+
+class _Named(NamedTuple):
+    """A donor as the command line names it."""
+
+    folder: str
+    density: float
+    weight: float
+    vocabulary: str | None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
     parser.add_argument("base", type=Path, help="folder of the base model (safetensors)")
-    parser.add_argument("donors", nargs="+", metavar="DONOR[:DENSITY[:WEIGHT]]")
-    parser.add_argument("--density", type=float, default=0.33, help="default: %(default)s")
-    parser.add_argument("--lambda", dest="lam", type=float, default=1.0, help="default: 1")
-    parser.add_argument("--elect", choices=("sum", "count"), default="sum")
     parser.add_argument(
-        "--sum", action="store_true", help="do not divide by the weights of the donors that agree"
+        "donors",
+        nargs="+",
+        metavar="DONOR[:DENSITY[:WEIGHT[:VOCABULARY]]]",
+        help="folder of a fine-tune of the base; what is left out or empty is the default",
+    )
+    parser.add_argument(
+        "--density",
+        type=float,
+        default=0.33,
+        help="share of each task vector that is kept, in (0, 1] (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lambda",
+        dest="lam",
+        metavar="LAM",
+        type=float,
+        default=1.0,
+        help="factor of the merged task vector before it is added to the base (default: 1)",
+    )
+    parser.add_argument(
+        "--elect",
+        choices=("sum", "count"),
+        default="sum",
+        help="how an entry's sign is elected: by the weighted sum of what the donors keep, or by "
+        "how many of them are positive and negative (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-normalize",
+        dest="normalize",
+        action="store_false",
+        help="add up the donors that agree; without it they are averaged by their weights",
     )
     parser.add_argument(
         "--vocabulary",
@@ -41,39 +74,57 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
+    from remerge.merge.donors import mapping_folder, open_donor
+    from remerge.merge.inputs import distinct_labels
     from remerge.merge.ties import TiesSettings, plan_ties
     from remerge.shards.artefact import build, companions_of
+    from remerge.shards.order import in_state_dict_order
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
 
-    base, settings = open_checkpoint(options.base), build_options(options)
-    mapped = settings["scratch"] / "vocabulary"
-    plan = plan_ties(
-        base,
-        [_donor(text, options, base, mapped) for text in options.donors],
-        TiesSettings(lam=options.lam, normalize=not options.sum, elect=options.elect),
-        dtype=from_torch_name(options.dtype),
-        shard_bytes=parse_size(options.shard_size),
-    )
-    manifest = build(plan, options.out, companions=companions_of(options.base), **settings)
-    shutil.rmtree(mapped, ignore_errors=True)
+    named = [_named(text, options) for text in options.donors]
+    settings = build_options(options)
+    base_label, *labels = distinct_labels([options.base, *(donor.folder for donor in named)])
+    base = open_checkpoint(options.base, base_label)
+    base, _ = in_state_dict_order(base, settings["scratch"] / "orders")
+    with mapping_folder(settings["scratch"]) as mapped:
+        donors = [
+            open_donor(
+                donor.folder,
+                base,
+                density=donor.density,
+                weight=donor.weight,
+                vocabulary=donor.vocabulary,
+                label=label,
+                mapped=mapped,
+            )
+            for donor, label in zip(named, labels, strict=True)
+        ]
+        plan = plan_ties(
+            base,
+            donors,
+            TiesSettings(lam=options.lam, normalize=options.normalize, elect=options.elect),
+            dtype=from_torch_name(options.dtype),
+            shard_bytes=parse_size(options.shard_size),
+        )
+        manifest = build(plan, options.out, companions=companions_of(options.base), **settings)
     print(f"{manifest['model_id']}  {options.out}")
 
 
-def _donor(text: str, options: argparse.Namespace, base: Checkpoint, mapped: Path) -> Donor:
+def _named(text: str, options: argparse.Namespace) -> _Named:
     from remerge.errors import RecipeError
-    from remerge.merge.ties import Donor
-    from remerge.merge.vocabulary import map_vocabulary
-    from remerge.tensors.checkpoint import open_checkpoint
 
-    folder, *numbers = text.split(":")
+    folder, *rest = text.split(":")
+    wrong = RecipeError(f"donor {text!r} is not FOLDER[:DENSITY[:WEIGHT[:VOCABULARY]]]")
+    if not folder or len(rest) > 3:
+        raise wrong
+    density, weight, vocabulary = (*rest, "", "", "")[:3]
     try:
-        values = [float(number) for number in numbers]
+        return _Named(
+            folder,
+            float(density) if density else options.density,
+            float(weight) if weight else 1.0,
+            vocabulary or options.vocabulary,
+        )
     except ValueError:
-        raise RecipeError(f"donor {text!r} is not FOLDER[:DENSITY[:WEIGHT]]") from None
-    density, weight = (values + [options.density, 1.0][len(values) :])[:2]
-    model = open_checkpoint(folder)
-    notes: list[Note] = []
-    if options.vocabulary == "map":
-        model, notes = map_vocabulary(model, base, mapped)
-    return Donor(model, density, weight, options.vocabulary, tuple(notes))
+        raise wrong from None
