@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import gguf
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from remerge import cli
 from remerge.errors import CheckpointError
+from remerge.proof.check import check_folder
 from remerge.proof.digests import identify
 from remerge.proof.weights import open_weights, read_bytes
 from remerge.quantize import quantize
@@ -190,6 +192,28 @@ def test_every_container_of_ours_has_an_id(quantized: Path, capsys: pytest.Captu
     assert [line.split("  ")[1] for line in shown] == [str(folder) for folder in folders]
     assert len({line.split("  ")[0] for line in shown}) == len(folders)
     assert cli.main(["diff", *[str(quantized / "gptq_4bit_128g")] * 2]) == 0
+
+
+def test_their_manifests_say_who_they_are_and_what_they_are_made_of(
+    quantized: Path, tmp_path: Path
+) -> None:
+    calibration = hashlib.sha256((EMBEDDED / "calibration.txt").read_bytes()).hexdigest()
+    for folder in quantized.iterdir():
+        manifest = json.loads((folder / "manifest.json").read_text())
+        identity = identify(folder)
+        assert manifest["model_id"] == identity.model_id
+        assert {n: t["sha256"] for n, t in manifest["tensors"].items()} == identity.tensors
+        assert manifest["inputs"] == {"sorting": {}}  # a folder that has no manifest itself
+        fitted = folder.name.startswith("gptq")
+        assert manifest["parameters"].get("calibration_sha256") == (calibration if fitted else None)
+        assert check_folder(folder, expect=identity.model_id).as_expected
+    source = tmp_path / "final"
+    shutil.copytree(EMBEDDED / "sources/sorting", source)
+    (source / "manifest.json").write_text(json.dumps({"model_id": "12" * 32, "files": {}}))
+    quantize(source, tmp_path / "gguf_f16", "gguf_f16")
+    manifest = json.loads((tmp_path / "gguf_f16/manifest.json").read_text())
+    assert manifest["inputs"] == {"final": {"model_id": "12" * 32}}
+    assert manifest["parameters"] == {"method": "quantize", "name": "model", "prompt": "own"}
 
 
 def test_a_ggml_file_is_read_as_its_writer_wrote_it(quantized: Path, tmp_path: Path) -> None:

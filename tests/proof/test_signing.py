@@ -206,7 +206,7 @@ def test_a_single_file_can_be_signed(model: Path, keys: Path, tmp_path: Path) ->
     sign(file, tmp_path / "a.sig", private_key=keys / "key.pem")
     verify_signature(file, tmp_path / "a.sig", public_key=keys / "key.pub")
     flip_bit(file, 5)
-    with pytest.raises(SignatureError, match="is not what was signed: it has changed$"):
+    with pytest.raises(SignatureError, match=r"is not what was signed: it has changed$"):
         verify_signature(file, tmp_path / "a.sig", public_key=keys / "key.pub")
 
 

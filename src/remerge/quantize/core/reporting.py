@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from remerge.atomic import write_json
 from remerge.quantize.core.format import Format
+from remerge.quantize.core.request import Request
+from remerge.tensors.checkpoint import read_json
+from remerge.tensors.model_id import model_id
+from remerge.tensors.safetensors import TensorInfo
 
 CHUNK = 1 << 22
 
@@ -54,27 +59,74 @@ def write_report(
     notes: Sequence[str] = (),
     others: Sequence[str] = (),
     name: str = "model",
+    tensors: Mapping[str, TensorInfo] | None = None,
+    request: Request | None = None,
 ) -> QuantReport:
-    """Describe `folder / file` and write `manifest.json`; `others` are further files it lists."""
-    names = sorted({file, *others})
-    digests = {each: sha256_of(folder / each) for each in names}
-    sizes = {each: (folder / each).stat().st_size for each in names}
+    """Describe `folder / file` and write `manifest.json`; `others` are further files it lists.
+
+    `tensors` are those of the file, as its reader finds them: their digests and the model id, which
+    is theirs and not that of the model they were made of, go into the manifest. So does what
+    `request` asked for: the model by its id, the settings, the calibration text by its digest.
+    """
+    files = {
+        each: {"sha256": sha256_of(folder / each), "size": (folder / each).stat().st_size}
+        for each in sorted({file, *others})
+    }
+    sha256, size = str(files[file]["sha256"]), (folder / file).stat().st_size
     report = QuantReport(
         form.name,
         form.container,
         form.class_,
         form.runtime,
         file,
-        digests[file],
-        sizes[file],
+        sha256,
+        size,
         weights,
-        round(8 * sizes[file] / weights, 4),
+        round(8 * size / weights, 4),
         dict(sorted(tensor_types.items())),
         tuple(notes),
         name,
     )
     manifest = asdict(report)
     manifest["class"] = manifest.pop("class_")
-    manifest["files"] = {each: {"sha256": digests[each], "size": sizes[each]} for each in names}
+    manifest["files"] = files
+    if request is not None:
+        manifest |= {"inputs": _inputs(request), "parameters": _parameters(request)}
+    if tensors is not None:
+        digests = _digests(tensors, request.threads if request else 1)
+        manifest["tensors"] = {
+            name: {"dtype": info.dtype, "shape": list(info.shape), "sha256": digests[name]}
+            for name, info in tensors.items()
+        }
+        manifest["model_id"] = model_id(
+            (name, info.dtype, info.shape, digests[name]) for name, info in tensors.items()
+        )
     write_json(folder / "manifest.json", manifest)
     return report
+
+
+def _inputs(request: Request) -> dict[str, dict[str, str]]:
+    """The model by its id where a manifest of this library says it, elsewhere by its name alone."""
+    manifest = request.model / "manifest.json"
+    said = read_json(manifest).get("model_id") if manifest.is_file() else None
+    return {request.model.resolve().name: {"model_id": said} if isinstance(said, str) else {}}
+
+
+def _parameters(request: Request) -> dict[str, str]:
+    asked = {"method": "quantize", "name": request.name, "prompt": request.prompt}
+    if request.calibration is not None and request.form.container == "gptq":  # others read none
+        asked["calibration_sha256"] = sha256_of(request.calibration)
+    return asked
+
+
+def _digests(tensors: Mapping[str, TensorInfo], threads: int) -> dict[str, str]:
+    def digest(info: TensorInfo) -> str:
+        total = hashlib.sha256()
+        with info.path.open("rb") as file:
+            file.seek(info.offset)
+            for start in range(0, info.nbytes, CHUNK):
+                total.update(file.read(min(CHUNK, info.nbytes - start)))
+        return total.hexdigest()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))

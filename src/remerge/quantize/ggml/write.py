@@ -21,6 +21,7 @@ from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.tensors.checkpoint import open_checkpoint, read_config
+from remerge.tensors.ggml_header import read_ggml_header
 from remerge.tensors.tokenizer import BYTE, CONTROL, UNKNOWN
 
 FILE_NAME = "model.ggml"
@@ -161,4 +162,6 @@ def write(request: Request) -> QuantReport:
         Counter(kind.name for _, kind in plan),
         vocabulary.notes,
         name=request.name,
+        tensors=read_ggml_header(request.out / FILE_NAME),
+        request=request,
     )

@@ -21,6 +21,7 @@ from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.gguf.mixture import MIXTURES, choose_type
 from remerge.tensors.chat_template import chat_template
 from remerge.tensors.checkpoint import open_checkpoint, read_config
+from remerge.tensors.gguf_header import read_gguf_header
 
 FILE_NAME = "model.gguf"
 _QUANTIZATION_VERSION = 2
@@ -124,4 +125,6 @@ def write(request: Request) -> QuantReport:
         Counter(kind.name for _, kind in plan),
         (*vocabulary.notes, *template.notes),
         name=request.name,
+        tensors=read_gguf_header(out / FILE_NAME),
+        request=request,
     )

@@ -28,6 +28,7 @@ from remerge.quantize.gptq.solver import GROUP
 from remerge.shards.layout import plan_shards
 from remerge.tensors.chat_template import SETTINGS_FILE, TEMPLATE_FILE, chat_template
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_config, read_json
+from remerge.tensors.safetensors import read_header
 
 #: Windows of the calibration text and tokens in each.
 WINDOWS, WINDOW_LENGTH = 128, 256
@@ -127,4 +128,6 @@ def write(request: Request) -> QuantReport:
         (f"calibrated on {len(windows)} windows of {len(windows[0])} tokens", *notes),
         ["config.json", *others],
         request.name,
+        read_header(out / FILE_NAME),
+        request,
     )
