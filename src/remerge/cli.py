@@ -47,17 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     chosen = next((a for a in (sys.argv[1:] if arguments is None else arguments) if a in VERBS), "")
-    for verb, help_line in VERBS.items():
-        subparser = verbs.add_parser(
-            verb, help=help_line, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        if verb == chosen:
-            module = importlib.import_module(f"remerge.commands.{verb.replace('-', '_')}")
-            subparser.description = module.__doc__
-            module.arguments(subparser)
-            subparser.set_defaults(run=module.run)
-    options = parser.parse_args(arguments)
     try:
+        for verb, help_line in VERBS.items():
+            subparser = verbs.add_parser(
+                verb, help=help_line, formatter_class=argparse.RawDescriptionHelpFormatter
+            )
+            if verb == chosen:
+                module = importlib.import_module(f"remerge.commands.{verb.replace('-', '_')}")
+                subparser.description = module.__doc__
+                module.arguments(subparser)
+                subparser.set_defaults(run=module.run)
+        options = parser.parse_args(arguments)
         return options.run(options) or 0
     except RemergeError as error:
         print(f"error: {error}", file=sys.stderr)

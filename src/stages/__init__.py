@@ -16,8 +16,18 @@ def _end(number: int, _frame: Any) -> None:
     os._exit(128 + number)
 
 
+def _one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """What a module of this project refuses while it is loaded is a line too."""
+    errors = sys.modules.get("remerge.errors")
+    if errors is not None and issubclass(kind, errors.RemergeError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 # Python sets this name while it looks for the module of `python -m stages.NAME`, and only then.
 if sys.argv[:1] == ["-m"]:
     for _signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_signal, _end)
     die_with_parent()
+    sys.excepthook = _one_line

@@ -13,7 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import remerge.kernels
 from remerge.errors import RemergeError
+
+# Settings under which the compiler does not load are a line, before another package loads it.
+assert remerge.kernels
 
 #: Work in progress: outside of every stage's outputs, so that DVC never deletes it.
 SCRATCH = Path("scratch")

@@ -15,6 +15,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import (
     BF16,
     F16,
@@ -196,12 +197,12 @@ def all_finite(values_f32, count):
     return highest < u32(0x7F800000)
 
 
-@njit("void(uint64, int64, int64, float32[::1])", cache=True, nogil=True, error_model="numpy")
+@kernel("void(uint64, int64, int64, float32[::1])")
 def _widen(address, code, start, out_f32):
     widen_block(address, code, start, out_f32.size, out_f32)
 
 
-@njit("boolean(float32[::1], int64, uint64)", cache=True, nogil=True, error_model="numpy")
+@kernel("boolean(float32[::1], int64, uint64)")
 def _narrow(values_f32, code, address):
     return narrow_block(values_f32, values_f32.size, code, address, 0)
 

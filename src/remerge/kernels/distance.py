@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import F16, bf16_bits_to_f32, f16_bits_to_f32, u32
 
 #: Entries of a result: sums but for the two maxima.
@@ -35,12 +36,7 @@ def _add(result, same_bits, ulps, a, b):
         result[NOT_FINITE] += 1.0
 
 
-@njit(
-    "void(uint16[::1], uint16[::1], int64, float64[::1])",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
+@kernel("void(uint16[::1], uint16[::1], int64, float64[::1])")
 def compare_16(a_bits, b_bits, code, result):
     """Distances of two blocks of F16 or BF16 (`code` of `KERNEL_CODE`) into `result` [RESULTS]."""
     for i in range(a_bits.size):
@@ -54,7 +50,7 @@ def compare_16(a_bits, b_bits, code, result):
             _add(result, a == b, ulps, bf16_bits_to_f32(a), bf16_bits_to_f32(b))
 
 
-@njit("void(uint32[::1], uint32[::1], float64[::1])", cache=True, nogil=True, error_model="numpy")
+@kernel("void(uint32[::1], uint32[::1], float64[::1])")
 def compare_32(a_bits, b_bits, result):
     """Distances of two blocks of F32, given by their bits, into `result` [RESULTS]."""
     for i in range(a_bits.size):

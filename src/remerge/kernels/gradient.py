@@ -13,17 +13,12 @@ model.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from remerge.kernels.blocks import BAD_INPUT, OK, OVERFLOW, all_finite, narrow_block, widen_block
+from remerge.kernels.compiled import kernel
 
 
-@njit(
-    "int64(uint64, int64, uint64, int64, float64, int64, int64, uint64, int64, int64)",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
+@kernel("int64(uint64, int64, uint64, int64, float64, int64, int64, uint64, int64, int64)")
 def blend_chunk(first, first_code, second, second_code, ratio, begin, end, out, out_code, block):
     """Blend elements [begin, end) of one tensor; the first result goes to the address `out`.
 

@@ -24,6 +24,7 @@ from remerge.kernels.blocks import (
     pointer,
     widen_block,
 )
+from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import F32, f64_to_odd_f32
 
 _inline = njit(inline="always", error_model="numpy")
@@ -109,12 +110,9 @@ def _add_row(
     return OK if narrow_block(weight_f32, count, out_code, out, position) else OVERFLOW
 
 
-@njit(
+@kernel(
     "int64(uint64, int64, int64, float64[:,::1], float64[:,::1], float64, int64, int64, uint64,"
-    " int64, int64)",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
+    " int64, int64)"
 )
 def bake_rows(
     weight, weight_code, columns, a_f64, b_f64, scale, first_row, last_row, out, out_code, block
@@ -162,12 +160,7 @@ def bake_rows(
     return OK
 
 
-@njit(
-    "int64(uint64, int64, int64, int64, uint64, int64, int64)",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
+@kernel("int64(uint64, int64, int64, int64, uint64, int64, int64)")
 def cast_chunk(source, source_code, begin, end, out, out_code, block):
     """Round elements [begin, end) to the output type: tensors that no adapter touches."""
     values_f32 = np.empty(block, np.float32)

@@ -27,6 +27,7 @@ from remerge.kernels.blocks import (
     subtract_block,
     widen_block,
 )
+from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import u32
 
 #: Diagnostics look at one run of SAMPLE_RUN elements (whole blocks of any step) in every
@@ -157,13 +158,10 @@ def _observe_merge(
     counts[2] += conflicts
 
 
-@njit(
+@kernel(
     "int64(uint64, int64, uint64[::1], int64[::1], uint32[::1], int64[::1], float32[::1],"
     " float32, boolean, boolean, int64, int64, uint64, int64, int64, boolean, float64[:,::1],"
-    " float64[:,::1], int64[::1])",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
+    " float64[:,::1], int64[::1])"
 )
 def merge_chunk(
     base_address,

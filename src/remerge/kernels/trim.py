@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from remerge.kernels.blocks import (
     BAD_INPUT,
@@ -32,6 +31,7 @@ from remerge.kernels.blocks import (
     subtract_block,
     widen_block,
 )
+from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import u32
 
 #: Bits of the largest finite float32, and how many magnitudes there are below and with it.
@@ -71,12 +71,9 @@ class _Bounds:
     high: int
 
 
-@njit(
+@kernel(
     "int64(uint64, int64, uint64[::1], int64[::1], int64, int64, uint32[::1], uint32[::1],"
-    " int64[::1], int64[:,::1], uint32[:,::1], int64[::1])",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
+    " int64[::1], int64[:,::1], uint32[:,::1], int64[::1])"
 )
 def _scan(
     base, base_code, donors, donor_codes, begin, end, lows, highs, above, within, collected, filled
@@ -117,12 +114,7 @@ def _scan(
     return OK
 
 
-@njit(
-    "UniTuple(int64, 2)(uint32[::1], int64, int64, int64)",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
+@kernel("UniTuple(int64, 2)(uint32[::1], int64, int64, int64)")
 def _kth_largest(values, low, high, k):
     """The k-th largest of `values`, all in [low, high], and how many of its equals are among k.
 
@@ -150,12 +142,7 @@ def _kth_largest(values, low, high, k):
     return low + found, k
 
 
-@njit(
-    "void(uint64, int64, uint64, int64, int64, int64, int64, uint32[::1])",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
+@kernel("void(uint64, int64, uint64, int64, int64, int64, int64, uint32[::1])")
 def _sample(base, base_code, donor, code, size, runs, run, bits):
     """bits[:] = |δ| bits of `runs` runs of `run` neighbours, spread over the tensor."""
     base_f32 = np.empty(run, np.float32)
@@ -170,12 +157,7 @@ def _sample(base, base_code, donor, code, size, runs, run, bits):
             bits[r * run + j] = magnitude_bits(delta_f32[j])
 
 
-@njit(
-    "void(uint64, int64, uint64, int64, int64, int64, int64[::1])",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
+@kernel("void(uint64, int64, uint64, int64, int64, int64, int64[::1])")
 def _count_magnitudes(base, base_code, donor, code, size, high, histogram):
     """Add to `histogram` the upper bits of all |δ|.
 

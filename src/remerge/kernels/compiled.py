@@ -1,0 +1,128 @@
+"""Compiling kernels, and keeping what was compiled.
+
+>>> @kernel("void(float32[::1])")
+... def halve(values_f32):
+...     values_f32 *= 0.5
+
+The compiler's own cache believes whatever lies in it: a file that was cut ends in a traceback, and
+machine code with a flipped bit is run. Here a file begins with the SHA-256 of the rest and with
+what it was compiled from and for; one that does not match is compiled again, without a word. A
+kernel is also compiled again when another file of its room changed: functions of those are inlined
+in it, and the compiler's own cache looks at the kernel's file alone.
+
+Files lie in `__pycache__` beside the source, or below NUMBA_CACHE_DIR. Where nothing can be
+written, every process compiles for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.caching import FunctionCache
+from numba.core.serialize import dumps
+
+_DIGEST_BYTES = 32
+_ROOM = Path(__file__).parent
+
+
+def kernel(signature: str | None = None) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function as all kernels are: IEEE-754 as written, without the interpreter's lock.
+
+    signature  argument types, for a kernel that is compiled when it is imported; None: on its
+               first call, for the types that it is called with
+    """
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        made = numba.njit(nogil=True, error_model="numpy")(function)
+        # Without a place to write, numba finds no cache for the function at all.
+        with suppress(RuntimeError):
+            made._cache = _CheckedCache(made.py_func)
+        if signature is not None:
+            made.compile(signature)
+            made.disable_compile()
+        return made
+
+    return compiled
+
+
+class _CheckedCache(FunctionCache):
+    """The compiler's cache of one function, in files that are checked."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        base = Path(self._cache_path) / self._impl.filename_base
+        self._cache_file = _CheckedFiles(base, _sources(Path(function.__code__.co_filename)))
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # A file that is whole and that this compiler still cannot take: one more reason to compile.
+        with suppress(Exception):
+            return super().load_overload(sig, target_context)
+        return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        # A full or read-only disk costs the next process a compilation and nothing else.
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
+class _CheckedFiles:
+    """One file a signature and processor: digest of the rest, identity, pickled code."""
+
+    def __init__(self, base: Path, sources: bytes) -> None:
+        self._base = base
+        self._made_from = (numba.__version__, llvmlite.__version__, sources)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def load(self, key: Any) -> Any:
+        """What was kept under `key`; None if there is nothing, or not the same, or not whole."""
+        try:
+            content = self._path(key).read_bytes()
+        except OSError:
+            return None
+        digest, rest = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(rest).digest() != digest or rest[:_DIGEST_BYTES] != self._identity(key):
+            return None
+        return pickle.loads(rest[_DIGEST_BYTES:])  # noqa: S301 - what `save` wrote
+
+    def save(self, key: Any, data: Any) -> None:
+        """Keep `data` under `key`, in place of what an older source left there."""
+        rest = self._identity(key) + dumps(data)
+        path = self._path(key)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.partial")
+        try:
+            temporary.write_bytes(hashlib.sha256(rest).digest() + rest)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _path(self, key: Any) -> Path:
+        types, processor, _code = key
+        place = hashlib.sha256(repr((types, processor)).encode()).hexdigest()[:16]
+        return self._base.with_name(f"{self._base.name}.{place}.nbc")
+
+    def _identity(self, key: Any) -> bytes:
+        return hashlib.sha256(repr((self._made_from, key)).encode()).digest()
+
+
+@cache
+def _sources(source: Path) -> bytes:
+    """SHA-256 over the kernels' room and that of `source`: what may be inlined in its functions."""
+    paths = {source, *_ROOM.glob("*.py")}
+    for folder in source.parents:
+        if folder.parent == _ROOM.parent:
+            paths.update(folder.rglob("*.py"))
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    return total.digest()
