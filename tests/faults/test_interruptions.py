@@ -1,10 +1,8 @@
-"""Rows 1 to 15: whatever ends the work, the next run goes on from there."""
+"""Rows 9 to 15: disks, memory and clocks fail, and the next run goes on from there."""
 
 from __future__ import annotations
 
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -22,101 +20,6 @@ from tests.faults.conftest import Built, enlarge, small_disk
 from tests.faults.made import family, left_behind, merge, ties_plan
 from tests.faults.rows import fault
 from tests.pipeline.closure import SRC
-
-SIX = {
-    "fetch": "fetch@sorting",
-    "bake_loras": "bake_loras@lookup",
-    "ties_p1": "ties_p1",
-    "ties_p2": "ties_p2",
-    "gradient": "gradient",
-    "quantize_eval": "quantize_eval@gguf_f16",
-}
-
-
-def _rows(test: Callable[..., None]) -> Callable[..., None]:
-    for number, stage in enumerate(SIX, 1):
-        fault(
-            number,
-            f"SIGKILL at a random moment of {stage}",
-            sees="the shell's `Killed`; no half output under a final name",
-            then="`dvc repro` ends with the same `dvc.lock`; finished shards are taken over",
-        )(test)
-    return test
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("stage", SIX)
-@_rows
-def test_a_killed_stage_is_made_again_with_the_same_lock(built: Built, stage: str) -> None:
-    command = built.start("dvc", "repro", "-f", "-s", SIX[stage])
-    built.wait_for(f"stages.{stage}", command)
-    time.sleep(random.uniform(0, 1.5))
-    built.kill_all()
-    command.wait()
-    assert built.read_lock() == built.lock
-    built.project.run("dvc", "repro", "-f", "-s", SIX[stage])
-    assert built.read_lock() == built.lock
-    assert not list(left_behind(built.folder / "merged"))
-    assert built.project.run("dvc", "status", "-q") == ""
-
-
-@pytest.mark.full
-def test_finished_shards_of_a_killed_stage_are_not_made_again(built: Built) -> None:
-    built.project.run("rm", "-rf", "merged/final")
-    command = built.start(sys.executable, "-m", "stages.gradient")
-    while not (done := list(built.folder.glob("scratch/*/*.done.json"))) and command.poll() is None:
-        time.sleep(0.001)
-    built.kill_all()
-    command.wait()
-    shards = [path.with_name(path.name.removesuffix(".done.json")) for path in done]
-    nodes = {path.name: path.stat().st_ino for path in shards if path.exists()}
-    if (built.folder / "merged/final").exists():
-        pytest.skip("the stage was done before it could be killed")
-    built.project.run(sys.executable, "-m", "stages.gradient")
-    for name, node in nodes.items():
-        assert (built.folder / "merged/final" / name).stat().st_ino == node
-    assert built.project.run("dvc", "status", "-q", "gradient") == ""
-
-
-def interrupted(built: Built, send: Callable[[int], None]) -> None:
-    command = built.start("dvc", "repro", "-f", "-s", "ties_p1")
-    built.wait_for("stages.ties_p1", command)
-    time.sleep(random.uniform(0.5, 1.5))
-    send(command.pid)
-    out, _ = command.communicate(timeout=60)
-    deadline = time.monotonic() + 20
-    while built.running() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not built.running()
-    assert "remerge" not in out.partition("Traceback")[2]
-    if (built.folder / "merged/p1").exists():
-        built.project.run("remerge", "check", "merged/p1")
-    assert built.read_lock() == built.lock
-    assert not list(built.folder.glob("scratch/*/.*.partial"))
-    built.project.run("dvc", "repro", "-f", "-s", "ties_p1")
-    assert built.read_lock() == built.lock
-
-
-@fault(
-    7,
-    "SIGINT (Ctrl-C) to `dvc repro`",
-    sees="`interrupted; finished shards are kept, run it again to go on`",
-    then="goes on from the finished shards, to the same `dvc.lock`",
-)
-@pytest.mark.full
-def test_ctrl_c_ends_cleanly_and_leaves_no_process(built: Built) -> None:
-    interrupted(built, lambda process: os.killpg(process, signal.SIGINT))
-
-
-@fault(
-    8,
-    "SIGTERM to `dvc repro`, whose end is a SIGTERM to the stage",
-    sees="the same line; no process stays behind",
-    then="goes on from the finished shards, to the same `dvc.lock`",
-)
-@pytest.mark.full
-def test_sigterm_ends_cleanly_and_leaves_no_process(built: Built) -> None:
-    interrupted(built, lambda process: os.kill(process, signal.SIGTERM))
 
 
 class Broken(TiesPlan):
