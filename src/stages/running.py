@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import remerge.kernels
+# First of all: settings under which the compiler does not load are a line.
+import remerge.kernels  # noqa: F401
 from remerge.errors import RemergeError
-
-# Settings under which the compiler does not load are a line, before another package loads it.
-assert remerge.kernels
 
 #: Work in progress: outside of every stage's outputs, so that DVC never deletes it.
 SCRATCH = Path("scratch")
