@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError, NumericError
+from remerge.merge.donors import open_donor
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.shards.artefact import build
 from remerge.sources.files import open_files
@@ -109,16 +111,21 @@ def test_donors_that_are_the_base_give_the_base_and_one_donor_is_enough(tmp_path
 @fault(
     35,
     "tokenizers that disagree: more rows than the base's, or tokens of other numbers",
-    sees="`error: DONOR: tensor NAME has 1 rows more than BASE's; set vocabulary: truncate …`; the "
-    "merge takes the base's tokenizer, byte for byte",
+    sees="`error: DONOR: tensor NAME has 1 rows more than BASE's; set vocabulary: truncate …`, "
+    "`DONOR: token 'a' is number 1 there and 0 in BASE (2 tokens differ); … set vocabulary: map`, "
+    "before weights are fetched and again before they are merged; a merge takes the base's "
+    "tokenizer, byte for byte",
     then="the same, until the recipe says what to do",
 )
 def test_a_larger_vocabulary_needs_a_rule_and_the_base_gives_the_tokenizer(tmp_path: Path) -> None:
     base, donors = family(tmp_path)
-    (base / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0, "b": 1}}}')
-    (donors[0] / "tokenizer.json").write_text('{"model": {"vocab": {"b": 0, "a": 1}}}')
+    for folder in (base, *donors):
+        (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0, "b": 1}}}')
     merge(base, donors, tmp_path / "out")
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    (donors[0] / "tokenizer.json").write_text('{"model": {"vocab": {"b": 0, "a": 1}}}')
+    with pytest.raises(CheckpointError, match=r"number 1 there and 0 in base \(2 tokens differ\)"):
+        open_donor(donors[0], open_checkpoint(base), density=0.5, mapped=tmp_path / "mapped")
     rows = np.ones((ROWS + 1, HIDDEN), "<f2")
     larger = model(tmp_path / "larger", 3, lm_head__weight=rows)
     with pytest.raises(CheckpointError, match="vocabulary: truncate"):
@@ -166,5 +173,5 @@ def test_what_headers_and_configs_tell_is_told_before_weights_come(
     open_source = partial(open_files, root=tmp_path, scratch=tmp_path / "scratch", delivery=HURRY)
     with pytest.raises(CheckpointError, match="number of layers is 9"):
         check_source("donor", recipe, parse_sources(recipe), open_source)
-    whole = [r for r in hub.bytes_of("model.safetensors") if not r.byte_range]
-    assert not whole
+    asked = [r.byte_range for r in hub.bytes_of("model.safetensors")]
+    assert asked and all(re.fullmatch(r"bytes=\d+-\d+", r) for r in asked), asked

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from remerge.errors import CheckpointError, RecipeError
 from remerge.merge.donors import mapping_folder, open_donor
 from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
-from remerge.merge.vocabulary import map_vocabulary, token_ids
+from remerge.merge.vocabulary import map_vocabulary
 from remerge.shards.artefact import build, resume_key
 from remerge.tensors.checkpoint import Checkpoint, open_checkpoint, read_f32
+from remerge.tensors.tokenizer import token_ids
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "embedded" / "sources"
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"

@@ -139,6 +139,46 @@ def test_rows_that_will_be_mapped_pass(hub: HubServer, tmp_path: Path) -> None:
         check(recipe, "donor", tmp_path)
 
 
+def swapped(tmp_path: Path) -> Path:
+    """The donor `sorting` whose tokenizer gives two tokens each other's number."""
+    folder = changed(tmp_path)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second = [text for text, number in vocabulary.items() if number in (300, 301)]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("rule", [None, "truncate"])
+def test_tokens_of_other_numbers_are_refused_where_rows_are_not_mapped(
+    hub: HubServer, tmp_path: Path, rule: str | None
+) -> None:
+    recipe = recipe_of(hub, hub.add_folder("some/donor", swapped(tmp_path)), vocabulary=rule)
+    says = r"donor: token .* is number 30\d there and 30\d in base \(2 tokens differ\)"
+    with without_gigabytes(hub), pytest.raises(CheckpointError, match=says):
+        check(recipe, "donor", tmp_path)
+
+
+def test_tokens_of_other_numbers_pass_where_rows_are_mapped(hub: HubServer, tmp_path: Path) -> None:
+    recipe = recipe_of(hub, hub.add_folder("some/donor", swapped(tmp_path)), vocabulary="map")
+    with without_gigabytes(hub):
+        check(recipe, "donor", tmp_path)
+
+
+def test_rows_cannot_be_mapped_without_a_tokenizer(hub: HubServer, tmp_path: Path) -> None:
+    folder = changed(tmp_path)
+    for name in ("tokenizer.json", "tokenizer.model"):
+        (folder / name).unlink(missing_ok=True)
+    recipe = recipe_of(hub, hub.add_folder("some/donor", folder), vocabulary="map")
+    with (
+        without_gigabytes(hub),
+        pytest.raises(CheckpointError, match=r"tokenizer\.model to map"),
+    ):
+        check(recipe, "donor", tmp_path)
+
+
 def test_an_adapter_for_other_modules_is_refused(hub: HubServer, tmp_path: Path) -> None:
     folder = changed(tmp_path)
     weights = load_file(folder / "model.safetensors")

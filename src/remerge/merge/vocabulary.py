@@ -15,17 +15,16 @@ import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from remerge.atomic import open_atomic
 from remerge.errors import CheckpointError, printable
 from remerge.shards.layout import OutputTensor, plan_shards
-from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32, read_json
-from remerge.tensors.fitting import TOKEN_TENSORS, Note
+from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
+from remerge.tensors.fitting import TOKEN_TENSORS, Note, fit_tokens
 from remerge.tensors.safetensors import TensorInfo, read_header
-from remerge.tensors.tokenizer import read_sentencepiece
+from remerge.tensors.tokenizer import has_tokenizer, token_ids, tokenizer_files
 
 _ROWS = 1024
 
@@ -39,77 +38,15 @@ class Mapped:
     digest: str
 
 
-def token_ids(folder: Path) -> dict[str, int]:
-    """Number of every token's text, from `tokenizer.json`, else `tokenizer.model`; the first holds.
-
-    CheckpointError if the folder has neither, or one that is damaged.
-    """
-    ids: dict[str, int] = {}
-    if (folder / "tokenizer.json").exists():
-        ids = _tokenizer_json_ids(folder / "tokenizer.json")
-    elif (folder / "tokenizer.model").exists():
-        for number, piece in enumerate(read_sentencepiece(folder / "tokenizer.model").pieces):
-            ids.setdefault(piece.text, number)
-    else:
-        raise CheckpointError(f"{folder}: has no tokenizer.json and no tokenizer.model to map by")
-    if (folder / "added_tokens.json").exists():
-        for text, number in read_json(folder / "added_tokens.json").items():
-            ids.setdefault(text, number)
-    for text, number in ids.items():
-        if type(number) is not int or number < 0:
-            raise CheckpointError(
-                f"{folder}: its tokenizer gives token {printable(text, 40)!r} the number "
-                f"{printable(number, 40)}; fetch it again"
-            )
-    return ids
-
-
-def _tokenizer_json_ids(path: Path) -> dict[str, Any]:
-    """Tokens of the model and those added, their numbers as they stand."""
-    content = read_json(path)
-    model, ids = content.get("model"), dict[str, Any]()
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocabulary, dict):
-        ids |= vocabulary
-    elif isinstance(vocabulary, list):  # unigram models list pairs of text and score
-        for number, pair in enumerate(vocabulary):
-            if not (isinstance(pair, list) and pair and isinstance(pair[0], str)):
-                raise CheckpointError(f"{path}: entry {number} of its vocabulary is no token")
-            ids.setdefault(pair[0], number)
-    else:
-        raise CheckpointError(f"{path}: has no vocabulary")
-    added = content.get("added_tokens") or []
-    for entry in added if isinstance(added, list) else [added]:
-        if not (isinstance(entry, dict) and isinstance(entry.get("content"), str)):
-            raise CheckpointError(f"{path}: its added_tokens are not a list of tokens")
-        ids.setdefault(entry["content"], entry.get("id"))
-    return ids
-
-
 def require_same_tokens(donor: Checkpoint, base: Checkpoint) -> None:
     """CheckpointError if the donor has a token of the base at another row of its embedding.
 
     Names and shapes then fit and the merge would mix unlike tokens without a word. Tokens beyond
     the base's rows do not matter; folders without a tokenizer cannot be compared.
     """
-    files = ("tokenizer.json", "tokenizer.model")
-    if not all(any((m.folder / file).exists() for file in files) for m in (donor, base)):
-        return
-    rows = [t.shape[0] for n, t in base.tensors.items() if n.endswith(TOKEN_TENSORS) and t.shape]
-    ours, theirs = token_ids(base.folder), token_ids(donor.folder)
-    differing = [
-        text
-        for text, number in ours.items()
-        if number < min(rows, default=0) and theirs.get(text) != number
-    ]
-    if differing:
-        text = differing[0]
-        raise CheckpointError(
-            f"{donor.label}: token {printable(text, 40)!r} is number {theirs.get(text, 'none')} "
-            f"there and {ours[text]} in {base.label} ({len(differing)} tokens differ); to merge "
-            "token by token, set `vocabulary: map` on this donor in the recipe, or `--vocabulary "
-            "map` of `remerge ties`"
-        )
+    if has_tokenizer(tokenizer_files(donor.folder)) and has_tokenizer(tokenizer_files(base.folder)):
+        ours, theirs = token_ids(base.folder), token_ids(donor.folder)
+        fit_tokens(theirs, ours, donor.label, base)
 
 
 def map_vocabulary(donor: Checkpoint, base: Checkpoint, scratch: Path) -> Mapped:

@@ -21,8 +21,15 @@ from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
 from remerge.tensors.adapter import adapter_from_header, check_targets
 from remerge.tensors.checkpoint import Checkpoint, read_json
-from remerge.tensors.fitting import TOKEN_TENSORS, fit, require_mergeable, weights_only
+from remerge.tensors.fitting import (
+    TOKEN_TENSORS,
+    fit,
+    fit_tokens,
+    require_mergeable,
+    weights_only,
+)
 from remerge.tensors.safetensors import TensorInfo
+from remerge.tensors.tokenizer import NUMBERING, has_tokenizer, token_ids_of
 
 #: Entries of config.json that make another model, and what they are called in a message.
 _STRUCTURE = {
@@ -39,11 +46,15 @@ Open = Callable[[Source], SourceFiles]
 
 @dataclass(frozen=True)
 class Described:
-    """A model by its small files alone. `weights` leaves out buffers; offsets mean nothing."""
+    """A model by its small files alone. `weights` leaves out buffers; offsets mean nothing.
+
+    tokens  the number of every token's text; None for a source that lists no tokenizer
+    """
 
     checkpoint: Checkpoint
     weights: dict[str, TensorInfo]
     config: dict[str, Any]
+    tokens: dict[str, int] | None
 
 
 def describe_model(files: SourceFiles) -> Described:
@@ -57,7 +68,10 @@ def describe_model(files: SourceFiles) -> Described:
     checkpoint = Checkpoint(source.name, Path(source.origin), tensors)
     weights, _ = weights_only(checkpoint)
     require_mergeable(checkpoint, weights)
-    return Described(checkpoint, weights, config)
+    tokens = None
+    if has_tokenizer(source.files):
+        tokens = token_ids_of(files.all(n for n in NUMBERING if n in source.files), where)
+    return Described(checkpoint, weights, config, tokens)
 
 
 def check_source(
@@ -105,6 +119,13 @@ def check_against_base(model: Described, base: Described, rules: list[str | None
     for rule in rules:
         checkpoint = _as_mapped(model, base) if rule == "map" else model.checkpoint
         fit(checkpoint, base.checkpoint, base.weights, rule)
+        without = [m.checkpoint.label for m in (model, base) if m.tokens is None]
+        if rule == "map" and without:
+            raise CheckpointError(
+                f"{without[0]}: has no tokenizer.json and no tokenizer.model to map tokens by"
+            )
+        if rule != "map" and model.tokens is not None and base.tokens is not None:
+            fit_tokens(model.tokens, base.tokens, model.checkpoint.label, base.checkpoint)
 
 
 def _as_mapped(model: Described, base: Described) -> Checkpoint:

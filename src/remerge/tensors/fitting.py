@@ -112,6 +112,32 @@ def fit(
     return fitted, notes
 
 
+def fit_tokens(
+    theirs: Mapping[str, int], ours: Mapping[str, int], label: str, base: Checkpoint
+) -> None:
+    """CheckpointError if a token of the base stands at another row of the model called `label`.
+
+    theirs, ours  the number of every token's text, of the model and of the base
+
+    Names and shapes then fit and a merge would mix unlike tokens without a word. Tokens beyond the
+    base's rows do not matter.
+    """
+    rows = [t.shape[0] for n, t in base.tensors.items() if n.endswith(TOKEN_TENSORS) and t.shape]
+    differing = [
+        text
+        for text, number in ours.items()
+        if number < min(rows, default=0) and theirs.get(text) != number
+    ]
+    if differing:
+        text = differing[0]
+        raise CheckpointError(
+            f"{label}: token {printable(text, 40)!r} is number {theirs.get(text, 'none')} "
+            f"there and {ours[text]} in {base.label} ({len(differing)} tokens differ); to merge "
+            "token by token, set `vocabulary: map` on this donor in the recipe, or `--vocabulary "
+            "map` of `remerge ties`"
+        )
+
+
 def _extra_rows(info: TensorInfo, wanted: TensorInfo) -> int | None:
     per_token = info.name.endswith(TOKEN_TENSORS)
     same_columns = len(info.shape) == 2 and info.shape[1:] == wanted.shape[1:]

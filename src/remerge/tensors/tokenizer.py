@@ -1,29 +1,32 @@
-"""The tokens in `tokenizer.model`, read without a tokenizer library.
+"""The tokens of a model, read from its files without a tokenizer library.
 
 >>> model = read_sentencepiece(folder / "tokenizer.model")
 >>> model.pieces[1].text, model.pieces[1].kind == CONTROL
 ('<s>', True)
 
-The file is a protocol buffer of the SentencePiece project (`sentencepiece_model.proto`); the few
-fields needed are read directly, so that no library decides a byte and no stranger's bytes reach
-one.
+`tokenizer.model` is a protocol buffer of the SentencePiece project (`sentencepiece_model.proto`);
+the few fields needed are read directly, so that no library decides a byte and no stranger's bytes
+reach one.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from remerge.errors import CheckpointError
+from remerge.errors import CheckpointError, printable
+from remerge.tensors.checkpoint import read_json
 from remerge.tensors.safetensors import regular_file_size
 
 #: Kinds of pieces; SentencePiece and ggml number them alike.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 #: The `model_type` of Llama's tokenizers; 1 is unigram.
 BPE = 2
+#: Files that number tokens; without one of the first two nothing is known of them.
+NUMBERING = ("tokenizer.json", "tokenizer.model", "added_tokens.json")
 _SIZE_LIMIT = 64_000_000
 
 
@@ -114,3 +117,67 @@ def _piece(data: bytes, where: str) -> Piece:
         return Piece(text.decode("utf-8"), score, kind)
     except UnicodeDecodeError:
         raise CheckpointError(f"{where}: a piece is not UTF-8; fetch it again") from None
+
+
+def tokenizer_files(folder: Path) -> dict[str, Path]:
+    """Those files of a model's folder that number tokens, by name."""
+    return {name: folder / name for name in NUMBERING if (folder / name).exists()}
+
+
+def has_tokenizer(listed: Collection[str]) -> bool:
+    """Whether files of these names tell the number of every token."""
+    return any(name in listed for name in NUMBERING[:2])
+
+
+def token_ids(folder: Path) -> dict[str, int]:
+    """Number of every token's text in a model's folder; see `token_ids_of`."""
+    return token_ids_of(tokenizer_files(folder), str(folder))
+
+
+def token_ids_of(files: Mapping[str, Path], where: str) -> dict[str, int]:
+    """Number of every token's text, from `tokenizer.json`, else `tokenizer.model`; the first holds.
+
+    files  paths by name, of which only those in `NUMBERING` count
+
+    CheckpointError, which begins with `where`, without either, or for one that is damaged.
+    """
+    ids: dict[str, int] = {}
+    if "tokenizer.json" in files:
+        ids = _tokenizer_json_ids(files["tokenizer.json"])
+    elif "tokenizer.model" in files:
+        for number, piece in enumerate(read_sentencepiece(files["tokenizer.model"]).pieces):
+            ids.setdefault(piece.text, number)
+    else:
+        raise CheckpointError(f"{where}: has no tokenizer.json and no tokenizer.model to map by")
+    if "added_tokens.json" in files:
+        for text, number in read_json(files["added_tokens.json"]).items():
+            ids.setdefault(text, number)
+    for text, number in ids.items():
+        if type(number) is not int or number < 0:
+            raise CheckpointError(
+                f"{where}: its tokenizer gives token {printable(text, 40)!r} the number "
+                f"{printable(number, 40)}; fetch it again"
+            )
+    return ids
+
+
+def _tokenizer_json_ids(path: Path) -> dict[str, Any]:
+    """Tokens of the model and those added, their numbers as they stand."""
+    content = read_json(path)
+    model, ids = content.get("model"), dict[str, Any]()
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        ids |= vocabulary
+    elif isinstance(vocabulary, list):  # unigram models list pairs of text and score
+        for number, pair in enumerate(vocabulary):
+            if not (isinstance(pair, list) and pair and isinstance(pair[0], str)):
+                raise CheckpointError(f"{path}: entry {number} of its vocabulary is no token")
+            ids.setdefault(pair[0], number)
+    else:
+        raise CheckpointError(f"{path}: has no vocabulary")
+    added = content.get("added_tokens") or []
+    for entry in added if isinstance(added, list) else [added]:
+        if not (isinstance(entry, dict) and isinstance(entry.get("content"), str)):
+            raise CheckpointError(f"{path}: its added_tokens are not a list of tokens")
+        ids.setdefault(entry["content"], entry.get("id"))
+    return ids
