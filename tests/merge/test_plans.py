@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError, NumericError, RecipeError
+from remerge.kernels.ties import SAMPLE_RUN
 from remerge.merge.bake import plan_bake
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
+from remerge.shards.units import CHUNK
 from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.kernels import reference
+from tests.kernels.drivers import ties_kernel
 from tests.merge.families import Weights, random_weights, read_raw, write_model
 
 
@@ -133,20 +136,95 @@ def test_ratios_along_the_layers_are_one_a_layer() -> None:
     assert ratios[1:-1:2] == ratios[2:-1:2]
 
 
-def write_adapter(folder: Path, rank: int, fan_in_fan_out: bool = False) -> tuple:
-    rng = np.random.default_rng(9)
-    a = rng.standard_normal((rank, 8)).astype(np.float32)
-    b = (rng.standard_normal((24, rank)) * 0.1).astype(np.float32)
+@pytest.mark.parametrize("values", [(0.7, 0.1), (0.1, 0.2, 0.3), (0.9, 0.3, 0.6, 0.1)])
+def test_the_first_and_the_last_layer_have_the_first_and_the_last_value(
+    values: tuple[float, ...],
+) -> None:
+    from remerge.merge.gradient import blend_ratios
+
+    names = [f"model.layers.{i}.weight" for i in range(7)]
+    ratios = blend_ratios(Gradient(values, along="layers"), names)
+    assert (ratios[0], ratios[-1]) == (values[0], values[-1])
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
+def test_chunks_leave_no_seam(tmp_path: Path, dtype: str) -> None:
+    """A tensor of several chunks, whose rows divide none, equals the reference computed at once."""
+    shape = (701, 1103)
+    assert CHUNK < 701 * 1103 and CHUNK % 1103
+    weights = {
+        name: random_weights(seed, ("F16",), {"w.weight": shape})
+        for seed, name in enumerate(("base", "x", "y"))
+    }
+    base, x, y = (open_checkpoint(write_model(tmp_path / n, weights[n])) for n in weights)
+    values = [weights[name]["w.weight"][1] for name in weights]
+    like = {"dtype": dtype, "shard_bytes": 10**9}
+
+    def made(plan) -> bytes:
+        (tmp_path / plan.label).mkdir()
+        run(plan, tmp_path / plan.label, base.folder)
+        return read_raw(tmp_path / plan.label / "out")["w.weight"]
+
+    blended = reference.blend(values[1], values[2], 0.3)
+    gradient = plan_gradient(x, y, Gradient((0.3, 0.9)), **like)
+    assert made(gradient) == reference.encode(blended, dtype).tobytes()
+    keeps = [701 * 1103 // 3, 701 * 1103]
+    donors = [Donor(x, 1 / 3, 0.1), Donor(y, 1.0, 0.7)]
+    ties = plan_ties(base, donors, TiesSettings(lam=0.9), **like)
+    raws = [("F16", reference.encode(v, "F16")) for v in values]
+    whole = ties_kernel(raws[0], raws[1:], keeps, [0.1, 0.7], 0.9, True, "sum", dtype, SAMPLE_RUN)
+    assert made(ties) == whole.tobytes()
+    rng = np.random.default_rng(5)
+    a, b = (rng.standard_normal(s).astype(np.float32) for s in ((3, 1103), (701, 3)))
+    save_adapter(tmp_path / "adapter", "w", a, b, {"r": 3, "lora_alpha": 2})
+    bake = plan_bake(base, read_adapter(tmp_path / "adapter"), **like)
+    assert made(bake) == reference.encode(reference.bake(values[0], a, b, 2 / 3), dtype).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
+def test_a_weight_stored_the_other_way_round_is_baked_to_the_bit(
+    tmp_path: Path, dtype: str
+) -> None:
+    """(B·A)ᵀ element by element, with the same order of k."""
+    weights = random_weights(3, ("BF16",), {"h.0.c_fc.weight": (8, 24)})
+    base = open_checkpoint(write_model(tmp_path / "base", weights))
+    rng = np.random.default_rng(6)
+    a, b = (rng.standard_normal(s).astype(np.float32) for s in ((5, 8), (24, 5)))
+    save_adapter(tmp_path / "adapter", "h.0.c_fc", a, b, {"r": 5, "lora_alpha": 3})
+    plan = plan_bake(base, read_adapter(tmp_path / "adapter"), dtype=dtype, shard_bytes=10**9)
+    run(plan, tmp_path, base.folder)
+    (values,) = (values for _, values in weights.values())
+    expected = reference.bake(values.T, a, b, 3 / 5).T
+    (made,) = read_raw(tmp_path / "out").values()
+    assert made == reference.encode(np.ascontiguousarray(expected), dtype).tobytes()
+
+
+def test_how_many_are_kept_is_rounded_down_in_float64(tmp_path: Path) -> None:
+    """0.29 · 100 is 28.999999999999996 in float64."""
+    weights = {n: random_weights(s, ("F32",), {"w": (100,)}) for s, n in enumerate(("base", "x"))}
+    base, x = (open_checkpoint(write_model(tmp_path / n, w)) for n, w in weights.items())
+    plan = plan_ties(base, [Donor(x, 0.29)], TiesSettings(), dtype="F32", shard_bytes=10**9)
+    manifest = run(plan, tmp_path, base.folder)
+    assert manifest["tensors"]["w"]["statistics"]["kept"] == [28]
+
+
+def save_adapter(
+    folder: Path, module: str, a: np.ndarray, b: np.ndarray, config: dict[str, object]
+) -> None:
     from safetensors.numpy import save_file
 
     folder.mkdir()
-    module = "base_model.model.model.layers.1.mlp.up_proj"
-    save_file(
-        {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b},
-        str(folder / "adapter_model.safetensors"),
-    )
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 3}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    path = str(folder / "adapter_model.safetensors")
+    stem = f"base_model.model.{module}"
+    save_file({f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}, path)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
+
+
+def write_adapter(folder: Path, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(9)
+    a = rng.standard_normal((rank, 8)).astype(np.float32)
+    b = (rng.standard_normal((24, rank)) * 0.1).astype(np.float32)
+    save_adapter(folder, "model.layers.1.mlp.up_proj", a, b, {"r": rank, "lora_alpha": 3})
     return a, b
 
 

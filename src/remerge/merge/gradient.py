@@ -109,7 +109,9 @@ def _along_layers(values: Sequence[float], names: Sequence[str]) -> list[float]:
 
     def at(layer: int) -> float:
         place = layer * (len(values) - 1) / last if last else 0.0
-        left = min(math.floor(place), len(values) - 2)
+        if place >= len(values) - 1:
+            return values[-1]  # left + (right − left) would miss it by a rounding
+        left = math.floor(place)
         return values[left] + (values[left + 1] - values[left]) * (place - left)
 
     return [
