@@ -52,6 +52,23 @@ def test_equals_the_reference(
     check(weight, a, b, scale, out_dtype, block)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("out_dtype", DTYPES)
+def test_zeros_and_subnormals_are_numbers_like_others(sign: float, out_dtype: str) -> None:
+    """The sum over k begins with +0, and no processor may take a subnormal number for 0."""
+    least = np.array([0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-133, 2.0**-24], np.float32)
+    weight = ("F32", np.repeat(least, 6).view(np.uint8))
+    check(
+        weight,
+        least.reshape(1, 6),
+        np.full((6, 1), sign * 2.0**-149, np.float32),
+        1.0,
+        out_dtype,
+        3,
+    )
+    check(weight, least.reshape(1, 6), np.full((6, 1), sign, np.float32), 0.5, out_dtype, 3)
+
+
 @pytest.mark.parametrize("rank", range(1, 65))
 def test_equals_the_reference_at_every_rank(rank: int) -> None:
     rng = np.random.default_rng(rank)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remerge.kernels.blocks import BAD_INPUT, OVERFLOW
+from remerge.kernels.blocks import BAD_INPUT, OVERFLOW, RawTensor
 from remerge.kernels.ties import SAMPLE_RUN
+from remerge.kernels.trim import SMALL, find_trims
 from tests.kernels.drivers import DTYPES, ITEM, Bad, raw_tensors, ties_kernel
-from tests.kernels.reference import decode, encode, round_to, ties, trim
+from tests.kernels.reference import CODES, decode, encode, round_to, ties, trim
 
 densities = st.one_of(
     st.sampled_from([1.0, 0.33, 0.5, 1e-9, math.nextafter(1.0, 0.0)]),
@@ -136,6 +137,47 @@ def test_trimming_one_donor_keeps_what_the_reference_keeps(
     merged = ties_kernel(zeros, [tensor], [keep], [1.0], 1.0, False, "sum", "F32").view(np.float32)
     # λ·μ = δ̂, and 0 + δ̂ has no negative zero.
     assert np.array_equal(merged, trim(decode(raw, dtype), keep) + np.float32(0))
+
+
+@st.composite
+def sampled_trims(draw: st.DrawFn) -> tuple[tuple[str, np.ndarray], int]:
+    """A tensor too large to be collected whole, and how much of it to keep: its ends too."""
+    size = draw(st.integers(SMALL + 1, SMALL + 3 * SAMPLE_RUN))
+    keep = st.one_of(st.sampled_from([0, 1, 2, size - 1, size]), st.integers(0, size))
+    return draw(raw_tensors(size)), draw(keep)
+
+
+@given(sampled_trims())
+@settings(max_examples=60, deadline=None)
+def test_a_trim_that_guesses_from_a_sample_keeps_what_sorting_keeps(
+    case: tuple[tuple[str, np.ndarray], int],
+) -> None:
+    tensor, keep = case
+    values = decode(tensor[1], tensor[0])
+    zeros = ("F32", np.zeros(values.size * 4, np.uint8))
+    merged = ties_kernel(zeros, [tensor], [keep], [1.0], 1.0, False, "sum", "F32").view(np.float32)
+    expected = np.zeros_like(values)
+    largest_first = np.argsort(-np.abs(values), kind="stable")[:keep]
+    expected[largest_first] = values[largest_first]
+    assert np.array_equal(merged, expected + np.float32(0))
+
+
+@given(merges(st.just(SMALL + 1)), st.data())
+@settings(max_examples=10, deadline=None)
+def test_donors_of_any_type_are_trimmed_together_as_they_are_alone(
+    case: dict, data: st.DataObject
+) -> None:
+    """One pass finds the thresholds of all donors: none may disturb another."""
+    size = SMALL + 1
+    keeps = [data.draw(st.sampled_from([0, 1, size // 3, size - 1, size])) for _ in case["donors"]]
+    base = RawTensor(case["base"][1], CODES[case["base"][0]])
+    donors = [RawTensor(raw, CODES[dtype]) for dtype, raw in case["donors"]]
+    together = find_trims(base, donors, size, keeps)
+    alone = [find_trims(base, [d], size, [k]) for d, k in zip(donors, keeps, strict=True)]
+    if together is None:
+        assert None in alone
+    else:
+        assert [[trim] for trim in together] == alone
 
 
 def test_of_equal_magnitudes_the_first_are_kept_whatever_their_sign() -> None:
