@@ -2,7 +2,7 @@
 
 >>> import remerge
 >>> base = remerge.open_checkpoint("models/base")
->>> donor = remerge.Donor(remerge.open_checkpoint("models/chronos"), density=0.33)
+>>> donor = remerge.open_donor("models/chronos", base, density=0.33)
 >>> plan = remerge.plan_ties(base, [donor], remerge.TiesSettings(), dtype="F16", shard_bytes=10**9)
 >>> files = remerge.companions_of(base.folder)  # config and tokenizer
 >>> remerge.build(plan, "merged", companions=files, scratch=".scratch", threads=8)
@@ -21,6 +21,8 @@ _ROOM_OF = {
     "Donor": "remerge.merge.ties",
     "TiesSettings": "remerge.merge.ties",
     "plan_ties": "remerge.merge.ties",
+    "open_donor": "remerge.merge.donors",
+    "mapping_folder": "remerge.merge.donors",
     "Gradient": "remerge.merge.gradient",
     "plan_gradient": "remerge.merge.gradient",
     "read_adapter": "remerge.tensors.adapter",

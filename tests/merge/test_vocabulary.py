@@ -142,6 +142,8 @@ def test_tokens_that_changed_places_are_refused_unless_they_are_mapped(
     with pytest.raises(CheckpointError, match=r"token 'a' is number 1 there and 0 in base") as no:
         open_donor(tmp_path / "donor", base, density=1.0, vocabulary=rule, mapped=tmp_path / "m")
     assert "`vocabulary: map`" in str(no.value) and "`--vocabulary map`" in str(no.value)
+    with pytest.raises(RecipeError, match="needs a folder"):
+        open_donor(tmp_path / "donor", base, density=1.0, vocabulary="map")
     with pytest.raises(RecipeError, match="vocabulary is 'pad'"):
         Donor(base, 1.0, vocabulary="pad")
 

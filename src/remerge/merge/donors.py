@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from remerge.errors import RecipeError
 from remerge.merge.ties import Donor
 from remerge.merge.vocabulary import map_vocabulary, require_same_tokens
 from remerge.tensors.checkpoint import Checkpoint, open_checkpoint
@@ -36,18 +37,20 @@ def open_donor(
     weight: float = 1.0,
     vocabulary: str | None = None,
     label: str | None = None,
-    mapped: Path,
+    mapped: Path | None = None,
 ) -> Donor:
     """The donor in `folder`, its tokens checked against the base's or mapped to them.
 
     vocabulary  None: the rows must be the base's; `truncate`: rows beyond them are left out; `map`:
                 each row goes where the base has its token
-    mapped      a `mapping_folder`
+    mapped      a `mapping_folder`, which `map` needs
 
     CheckpointError for a folder that is no model, or whose tokens need another rule.
     """
     model = open_checkpoint(folder, label)
     if vocabulary == "map":
+        if mapped is None:
+            raise RecipeError(f"{model.label}: vocabulary map needs a folder for mapped tensors")
         rows = map_vocabulary(model, base, mapped)
         return Donor(rows.model, density, weight, vocabulary, rows.notes, rows.digest)
     require_same_tokens(model, base)
