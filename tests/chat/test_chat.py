@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -12,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remerge.chat.prompt import ALPACA_STOP, alpaca
 from remerge.chat.speakers import Settings, open_model, until
 from remerge.cli import main
 from remerge.commands.chat import harmless
 from remerge.errors import RemergeError
-from remerge.quantize.produce import quantize
+from remerge.prompts import ALPACA_STOP, alpaca
+from remerge.quantize import quantize
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "embedded/sources"
 QUESTION, ANSWER = "count 2 31122322=", "4"
@@ -73,6 +75,45 @@ def test_a_conversation_takes_lines_until_an_empty_one(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     assert main(["chat", str(counting), "--raw", "--tokens", "3"]) == 0
     assert capsys.readouterr().out.split() == ["4", "1"]
+
+
+def test_a_long_conversation_forgets_its_oldest_turns(
+    built: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"name {n} rivers, ü" for n in range(20)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*lines, ""])))
+    # The family was trained for 512 tokens, whatever is asked for.
+    assert main(["chat", str(built), "--tokens", "30", "--context", "2048"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_program_in_which_nothing_was_said_ends(counting: Path, tmp_path: Path) -> None:
+    quantize(counting, tmp_path / "q", "gguf_q8_0", threads=1)
+    code = """
+import sys
+from pathlib import Path
+from remerge.chat.speakers import open_model
+from remerge.cli import main
+for _ in range(15):
+    open_model(Path(sys.argv[1]), context=64, threads=1).close()
+assert main(["chat", sys.argv[1], "--context", "64", "--prompt", "word " * 60]) == 1
+sys.exit(main(["chat", sys.argv[1]]))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "q")]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_characters_that_the_vocabulary_lacks_are_tokens_of_their_bytes(
+    counting: Path, tmp_path: Path
+) -> None:
+    quantize(counting, tmp_path / "q", "ggml_q8_0", threads=1)
+    with closing(open_model(tmp_path / "q", context=128, threads=1)) as model:
+        assert not model.fits("漢" * 40, 8)  # three bytes each
+        assert model.fits("漢" * 30, 8)
+        model.say("漢" * 30, Settings(tokens=2), lambda _: None)
 
 
 def test_a_prompt_beyond_the_context_is_one_line(

@@ -153,7 +153,12 @@ def small_build(merged: dict[str, dict[str, Any]], tmp_path: Path) -> Build:
         (folder / "model.gguf").write_bytes(b"x" * nbytes)
         write_report(folder, FORMATS[name], "model.gguf", 3000, {"F16": 11})
         formats[name] = read_json(folder / "manifest.json")
-    quality = {"perplexity": 5.5, "reference_perplexity": 5.0, "agreement": 0.975}
+    quality = {
+        "perplexity": 5.5,
+        "reference_perplexity": 5.0,
+        "divergence": 0.0123,
+        "agreement": 0.975,
+    }
     formats["gguf_q4_0"]["quality"] = quality
     return Build(
         recipe=recipe(),

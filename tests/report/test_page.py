@@ -94,6 +94,28 @@ def test_what_was_lost_by_quantisation_is_said(small_build: Build) -> None:
     assert "97.5 %" in text
 
 
+def test_a_difference_that_is_shown_as_none_is_neither_gain_nor_loss(small_build: Build) -> None:
+    final = small_build.role("final")[0]
+    same = tuple(
+        replace(model, result=final.result) if model.role in ("base", "donor") else model
+        for model in small_build.scored
+    )
+    text = page(replace(small_build, scored=same))
+    assert "<b>±0</b>" in text
+    assert 'class="loss">±0' not in text
+
+
+def test_both_parts_are_made_of_the_base(small_build: Build) -> None:
+    flow = page(small_build).partition('class="flow"')[2]
+    assert flow.index("base of both parts") < flow.index("→") < flow.index("TIES of chronos")
+
+
+def test_a_map_of_sign_conflict_alone_is_not_said_to_show_what_was_kept(small_build: Build) -> None:
+    text = page(small_build)
+    assert "Where donors disagree</h4>" in text
+    assert "what the trim kept" not in text
+
+
 def test_a_build_without_scores_and_formats_has_a_page_too(small_build: Build) -> None:
     bare = replace(small_build, scored=(), formats={})
     ids = {attributes.get("id") for _, attributes in Elements(page(bare)).found}

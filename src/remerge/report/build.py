@@ -5,21 +5,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from remerge.evaluate.results import compare
 from remerge.evaluate.suite import Suite
-
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+from remerge.tensors.names import split_layer
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one model. `role`: base, donor, part or final; `part`: p1 or p2, or empty.
+    """The scores of one model.
 
+    role    base, donor, part, final, or quant: a format of the result in its own runtime
+    part    p1 or p2 for a donor, else empty
     result  the content of its `scores.json`
     """
 
@@ -43,6 +43,7 @@ class Build:
     scored   models in the order in which tables show them
     formats  the manifest of each quantised format, by name
     merges   the manifests of p1, p2 and final
+    overrides  of `conf/` that compose to the parameters; None where none are known
     """
 
     recipe: Mapping[str, Any]
@@ -52,6 +53,7 @@ class Build:
     merges: Mapping[str, Mapping[str, Any]]
     scored: tuple[Scored, ...] = ()
     formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    overrides: tuple[str, ...] | None = None
 
     @property
     def title(self) -> str:
@@ -70,6 +72,27 @@ class Build:
         return [n for n in names if any(n in model.result["scores"] for model in self.scored)]
 
     @property
+    def limited(self) -> bool:
+        """Whether only the first items of each task were scored: nothing to publish or compare."""
+        limits = [model.result["settings"]["limit"] for model in self.scored]
+        return any(limit is not None for limit in [self.suite.limit, *limits])
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be known about the scores: the suite's notes, then those of single models."""
+        said: dict[str, list[str]] = {note: [] for note in self.suite.notes}
+        for model in self.scored:
+            for note in model.result["notes"]:
+                said.setdefault(note, []).append(model.name)
+        everybody = [model.name for model in self.scored]
+        return [
+            note
+            if note in self.suite.notes or names == everybody
+            else f"{', '.join(names)}: {note}"
+            for note, names in said.items()
+        ]
+
+    @property
     def assumptions(self) -> list[str]:
         """What the recipe chose because its author published nothing, a sentence each."""
         listed = self.recipe.get("assumptions") or {}
@@ -80,6 +103,18 @@ class Build:
     def role(self, role: str) -> list[Scored]:
         """The scored models of one role."""
         return [model for model in self.scored if model.role == role]
+
+    def against_final(self, model: Scored) -> dict[str, float]:
+        """By task and for the mean, a model's score minus the result's, to four decimals."""
+        final = next(iter(self.role("final")), None)
+        if final is None:
+            return {}
+        return {
+            task: round(score - reached, 4)
+            for task in [*self.tasks, "mean"]
+            if (score := model.score(task)) is not None
+            and (reached := final.score(task)) is not None
+        }
 
     def donors(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Every donor with its part, in recipe order; its `source` is that of its weights."""
@@ -106,7 +141,9 @@ class Build:
         return out, {}
 
     def published(self) -> list[tuple[str, list[dict[str, Any]]]]:
-        """Models of which scores were published, with `compare`'s rows."""
+        """Models of which scores were published, with `compare`'s rows; none of limited scores."""
+        if self.limited:
+            return []
         known = {self.title: next(iter(self.role("final")), None)}
         for _, donor in self.donors():
             repo = str(donor["source"][1].get("repo") or "")
@@ -122,9 +159,8 @@ class Build:
 
 def place_of(tensor: str) -> tuple[int | None, str]:
     """Layer (None outside of the layers) and kind of a tensor, read from its name."""
-    found = _LAYER.search(tensor)
-    rest = (found.group(2) if found else tensor).removesuffix(".weight")
-    return (int(found.group(1)) if found else None), rest
+    layer, rest = split_layer(tensor) or (None, tensor)
+    return layer, rest.removesuffix(".weight")
 
 
 def origin(entry: Mapping[str, Any]) -> str:

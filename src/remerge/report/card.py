@@ -9,7 +9,6 @@ reconstruction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,13 @@ import yaml
 from remerge.errors import printable
 from remerge.prompts import ALPACA
 from remerge.report.build import Build, origin
-from remerge.report.markup import decimal, percent, points, size
-from remerge.report.origins import listed_sources, rebuild_commands, shown
+from remerge.report.card_results import formats, published, scores
+from remerge.report.commands import rebuild_commands
+from remerge.report.markdown import code, fence, table, text
+from remerge.report.markup import size
+from remerge.report.origins import listed_sources, shown
 from remerge.report.page import summary
-from remerge.report.scores import best_donor
-from remerge.report.sizes import quality_of, weights_of
+from remerge.report.sizes import weights_of
 
 #: Licences that the hub knows by a name of its own, of those that models carry.
 _HUB_LICENCES = {
@@ -37,7 +38,8 @@ _ID = (
     "The id is a digest of the names, types, shapes and bytes of all tensors, so it does not "
     "change with the files they lie in."
 )
-_TO_ESCAPE = "\\`*_{}[]<>#|~!"
+#: The file beside the card that `licences` is the text of.
+LICENCES_NAME = "LICENSE.md"
 
 
 def card(build: Build) -> str:
@@ -46,14 +48,15 @@ def card(build: Build) -> str:
         metadata(build), sort_keys=False, allow_unicode=False, default_flow_style=False, width=10**9
     )
     sections = [
-        f"# {_text(build.title)}",
+        f"# {text(build.title)}",
         *_introduction(build),
         *_prompt(build),
         *_recipe(build),
-        *_scores(build),
-        *_published(build),
-        *_formats(build),
+        *scores(build),
+        *published(build),
+        *formats(build),
         *_rebuild(build),
+        "## Licences",
         *_licences(build),
     ]
     return f"---\n{head}---\n\n" + "\n\n".join(sections) + "\n"
@@ -66,7 +69,7 @@ def metadata(build: Build) -> dict[str, Any]:
     repos = [str(entry["repo"]) for _, _, entry in listed_sources(build) if entry.get("repo")]
     head: dict[str, Any] = {"license": licence.lower() if known else "other"}
     if not known:
-        head["license_name"] = _slug(licence)
+        head |= {"license_name": _slug(licence), "license_link": LICENCES_NAME}
     head |= {"language": ["en"], "library_name": "transformers", "pipeline_tag": "text-generation"}
     if repos:
         head |= {"base_model": list(dict.fromkeys(repos)), "base_model_relation": "merge"}
@@ -84,7 +87,7 @@ def _slug(text: str) -> str:
 
 def _results(build: Build) -> list[dict[str, Any]]:
     final = next(iter(build.role("final")), None)
-    if final is None:
+    if final is None or build.limited:
         return []
     sources = build.recipe["sources"].values()
     repos = {Path(entry["out"]): entry for entry in sources if entry.get("kind") == "dataset"}
@@ -115,22 +118,6 @@ def _results(build: Build) -> list[dict[str, Any]]:
     return results
 
 
-def _text(value: object, limit: int = 400) -> str:
-    """Text that Markdown takes for text, on one line."""
-    return "".join(f"\\{c}" if c in _TO_ESCAPE else c for c in printable(value, limit))
-
-
-def _code(value: object, limit: int = 400) -> str:
-    """Text as code; a backtick within becomes an apostrophe, and a bar no end of a table's cell."""
-    return f"`{printable(value, limit).replace('`', chr(39)).replace('|', '/')}`"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A table whose first `texts` columns are text, the others numbers."""
-    lines = [head, ["---" if i < texts else "---:" for i in range(len(head))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _introduction(build: Build) -> list[str]:
     opening = (
         f"{summary(build)} Built by [remerge](#rebuild-and-verify): the same inputs and settings "
@@ -145,127 +132,55 @@ def _introduction(build: Build) -> list[str]:
         )
     weights, total = weights_of(build.final)
     facts = [
-        ("model id", _code(build.final["model_id"])),
+        ("model id", code(build.final["model_id"])),
         ("weights", f"{weights} in {len(build.final['tensors'])} tensors, {size(total)}"),
-        ("type", _code(build.recipe["dtype"])),
-        ("class", _text(build.final["class"])),
+        ("type", code(build.recipe["dtype"])),
+        ("class", text(build.final["class"])),
     ]
-    return [*told, _table(["", ""], [[f"**{name}**", value] for name, value in facts], 2)]
+    return [*told, table(["", ""], [[f"**{name}**", value] for name, value in facts], 2)]
 
 
 def _prompt(build: Build) -> list[str]:
     kind = build.recipe.get("prompt") or "alpaca"
     if kind == "alpaca":
-        return ["## Prompt", "Alpaca:", _fence(ALPACA.rstrip("\n"))]
+        return ["## Prompt", "Alpaca:", fence(ALPACA.rstrip("\n"))]
     if kind == "raw":
         return ["## Prompt", "None: the model goes on with the text that it is given."]
-    return ["## Prompt", _fence(str(kind))]
-
-
-def _fence(text: str) -> str:
-    lines = [printable(line, 400).replace("```", "'''") for line in text.splitlines()]
-    return "```text\n" + "\n".join(lines) + "\n```"
+    return ["## Prompt", fence(str(kind))]
 
 
 def _recipe(build: Build) -> list[str]:
     rows = [
-        [_text(role), _text(name), _code(origin(entry)), _text(entry.get("licence") or "not known")]
+        [text(role), text(name), code(origin(entry)), text(entry.get("licence") or "not known")]
         for role, name, entry in listed_sources(build)
     ]
     donors = [
         [
             part.upper(),
-            _text(donor["name"]),
+            text(donor["name"]),
             shown(build.ties["density"] if donor.get("density") is None else donor["density"]),
             shown(donor.get("weight", 1.0)),
-            _text(donor.get("vocabulary") or ""),
+            text(donor.get("vocabulary") or ""),
         ]
         for part, donor in build.donors()
     ]
     settings = [
-        [_code(f"{group}.{key}"), _code(shown(value))]
+        [code(f"{group}.{key}"), code(shown(value))]
         for group, section in (("ties", build.ties), ("gradient", build.gradient))
         for key, value in section.items()
     ]
     told = [
         "## Recipe",
-        _table(["role", "source", "pinned at", "licence"], rows, 4),
+        table(["role", "source", "pinned at", "licence"], rows, 4),
         _HOW,
-        _table(["part", "donor", "density", "weight", "vocabulary"], donors, 2),
-        _table(["setting", "value"], settings, 2),
+        table(["part", "donor", "density", "weight", "vocabulary"], donors, 2),
+        table(["setting", "value"], settings, 2),
     ]
     assumed = build.assumptions
     if assumed:
-        listed = "\n".join(f"- {_text(entry)}" for entry in assumed)
+        listed = "\n".join(f"- {text(entry)}" for entry in assumed)
         told += ["### What is assumed", listed]
     return told
-
-
-def _scores(build: Build) -> list[str]:
-    if not build.scored:
-        return []
-    columns = [*build.tasks, "mean"]
-    rows = []
-    for model in build.scored:
-        values = [model.score(task) for task in columns]
-        name = _text(build.title if model.role == "final" else model.name)
-        rows.append(
-            [
-                f"**{name}**" if model.role == "final" else name,
-                *("" if value is None else percent(value) for value in values),
-            ]
-        )
-    told = [
-        "## Scores",
-        f"Suite {_code(build.suite.name)}, percent, computed in {build.suite.dtype}.",
-        _table(["model", *map(_text, columns)], rows),
-    ]
-    final, best = next(iter(build.role("final")), None), best_donor(build, "mean")
-    if final is not None and best is not None:
-        gained = points((final.score("mean") or 0.0) - (best.score("mean") or 0.0))
-        told.append(f"In the mean {gained} points against the best donor, {_text(best.name)}.")
-    notes = "\n".join(f"- {_text(note)}" for note in build.suite.notes)
-    return [*told, notes] if notes else told
-
-
-def _published(build: Build) -> list[str]:
-    told = []
-    verdicts = {True: "within", False: "outside"}
-    for model, rows in build.published():
-        body = [
-            [
-                _text(row["task"]),
-                f"{row['published']:.2f}",
-                f"{row['rebuilt']:.2f}",
-                f"{row['difference']:+.2f}",
-                verdicts[row["within"]] if row["comparable"] else "not comparable",
-            ]
-            for row in rows
-        ]
-        head = ["task", "published", "rebuilt", "difference", f"{build.suite.tolerance:g} point"]
-        told += [f"### {_text(model)}: published against rebuilt", _table(head, body)]
-    return told
-
-
-def _formats(build: Build) -> list[str]:
-    if not build.formats:
-        return []
-    rows = []
-    for name, manifest in build.formats.items():
-        quality = quality_of(manifest)
-        rows.append(
-            [
-                _code(name),
-                _text(manifest.get("runtime", "")),
-                _text(manifest.get("class", "")),
-                _code(manifest.get("sha256", "")),
-                size(manifest["size"]),
-                f"{manifest['bits_per_weight']:.2f}",
-                decimal(quality["perplexity"], 5) if quality else "",
-            ]
-        )
-    head = ["format", "runs in", "class", "SHA-256", "size", "bits a weight", "perplexity"]
-    return ["## Formats", _table(head, rows, 4)]
 
 
 def _rebuild(build: Build) -> list[str]:
@@ -274,8 +189,13 @@ def _rebuild(build: Build) -> list[str]:
         "## Rebuild and verify",
         "In a checkout of the project that made this, with its locked environment:",
         f"```sh\n{commands}\n```",
-        f"`remerge id` must print {_code(build.final['model_id'])}. {_ID}",
+        f"`remerge id` must print {code(build.final['model_id'])}. {_ID}",
     ]
+
+
+def licences(build: Build) -> str:
+    """The licences of the model and of everything that it was made of, as a file of its own."""
+    return "\n\n".join([f"# Licences of {text(build.title)}", *_licences(build)]) + "\n"
 
 
 def _licences(build: Build) -> list[str]:
@@ -284,9 +204,8 @@ def _licences(build: Build) -> list[str]:
         names = gathered.setdefault(str(entry.get("licence") or "not known"), [])
         if name not in names:
             names.append(name)
-    listed = [f"- {_text(lic)}: {_text(', '.join(names))}" for lic, names in gathered.items()]
+    listed = [f"- {text(lic)}: {text(', '.join(names))}" for lic, names in gathered.items()]
     return [
-        "## Licences",
-        f"This model: {_text(build.recipe.get('licence') or 'not known')}. Its sources:",
+        f"This model: {text(build.recipe.get('licence') or 'not known')}. Its sources:",
         "\n".join(listed),
     ]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from html import escape
 
 from remerge.errors import printable
@@ -58,6 +59,34 @@ def _attribute(value: str | float) -> str:
 def join(*parts: Markup | None) -> Markup:
     """Elements one after the other."""
     return Markup("".join(part for part in parts if part is not None))
+
+
+def table(
+    head: Sequence[Child],
+    rows: Sequence[Markup],
+    *,
+    texts: Collection[str] = (),
+    caption: str = "",
+    kind: str | None = None,
+) -> Markup:
+    """A table that scrolls sideways where it is wider than the screen.
+
+    head   column headings, none for a table without; those in `texts` stand to the left
+    rows   elements `tr`
+    kind   class of the table
+    """
+    columns = [
+        element("th", heading, scope="col", class_="text" if heading in texts else None)
+        for heading in head
+    ]
+    made = element(
+        "table",
+        element("caption", caption) if caption else None,
+        element("thead", element("tr", *columns)) if columns else None,
+        element("tbody", *rows),
+        class_=kind,
+    )
+    return element("div", made, class_="scroll")
 
 
 def coordinate(value: float) -> str:

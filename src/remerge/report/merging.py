@@ -11,7 +11,7 @@ from typing import Any
 
 from remerge.report.build import Build, place_of
 from remerge.report.drawing import heat_map, legend, line_along, shares
-from remerge.report.markup import Markup, decimal, element, join, percent
+from remerge.report.markup import Markup, decimal, element, join, percent, table
 from remerge.report.scale import Scale, around_zero, growing, linear
 
 Statistics = dict[str, dict[str, Any]]
@@ -71,9 +71,13 @@ def blend(build: Build) -> Markup | None:
             f"Gradient {values} along {build.gradient['along']}.",
             class_="quiet",
         ),
-        line_along(
-            ratios,
-            f"{words}, from {percent(min(ratios.values()))} to {percent(max(ratios.values()))}",
+        element(
+            "div",
+            line_along(
+                ratios,
+                f"{words}, from {percent(min(ratios.values()))} to {percent(max(ratios.values()))}",
+            ),
+            class_="scroll",
         ),
     )
 
@@ -88,7 +92,6 @@ def _part(part: str, manifest: Mapping[str, Any]) -> Markup | None:
     counts = sizes_of(manifest)
     norms = [value for s in found.values() for value in s["norms"]]
     cosines = [value for s in found.values() for value in s["cosines"]]
-    conflicts = [s["conflict"] for s in found.values()]
     given = [value for s in found.values() for value in s["contributions"]]
     return join(
         element("h3", f"{part.upper()}: {', '.join(names)}"),
@@ -111,21 +114,25 @@ def _part(part: str, manifest: Mapping[str, Any]) -> Markup | None:
             [(name, _pick(found, "contributions", i, 100.0)) for i, name in enumerate(names)],
             linear(min([0.0, *given]) * 100, max([*given, 0.0]) * 100 or 1.0),
         ),
-        _maps(
-            "Where donors disagree, and what the trim kept",
-            "percent of entries: changed ones whose survivors disagree in sign, and those kept",
-            [
-                ("sign conflict", {n: 100 * s["conflict"] for n, s in found.items()}),
-                *(
-                    (f"kept of {name}", _kept(found, counts, i))
-                    for i, name in enumerate(names)
-                    if _varies(_kept(found, counts, i))
-                ),
-            ],
-            linear(0.0, 100 * max([*conflicts, *_kept_shares(found, counts, names)]) or 1.0),
-        ),
+        _disagreement(found, counts, names),
         _by_kind(found, names, counts),
     )
+
+
+def _disagreement(
+    found: Statistics, counts: Mapping[str, int], names: Sequence[str]
+) -> Markup | None:
+    """Sign conflict, and the share kept of donors of which the trim kept more here than there."""
+    conflict = {name: 100 * s["conflict"] for name, s in found.items()}
+    shares = {name: _kept(found, counts, i) for i, name in enumerate(names)}
+    # The trim keeps the same share of every tensor, unless many entries are zero.
+    uneven = {n: v for n, v in shares.items() if max(v.values()) - min(v.values()) > 1.0}
+    title, unit = "Where donors disagree", "percent of entries whose survivors disagree in sign"
+    if uneven:
+        title, unit = f"{title}, and what the trim kept", f"{unit}, and percent of entries kept"
+    high = max(max(values.values()) for values in [conflict, *uneven.values()])
+    maps = [("sign conflict", conflict), *((f"kept of {n}", v) for n, v in uneven.items())]
+    return _maps(title, unit, maps, linear(0.0, high or 1.0))
 
 
 def _pick(found: Statistics, key: str, index: int, factor: float = 1.0) -> dict[str, float]:
@@ -134,16 +141,6 @@ def _pick(found: Statistics, key: str, index: int, factor: float = 1.0) -> dict[
 
 def _kept(found: Statistics, counts: Mapping[str, int], index: int) -> dict[str, float]:
     return {n: 100 * s["kept"][index] / max(1, counts[n]) for n, s in found.items()}
-
-
-def _varies(values: Mapping[str, float]) -> bool:
-    """Whether a map says more than its mean: the trim keeps the same share of every tensor."""
-    return max(values.values()) - min(values.values()) > 1.0
-
-
-def _kept_shares(found: Statistics, counts: Mapping[str, int], names: Sequence[str]) -> list[float]:
-    maps = [_kept(found, counts, i) for i in range(len(names))]
-    return [value / 100 for kept in maps if _varies(kept) for value in kept.values()]
 
 
 def _maps(
@@ -184,14 +181,8 @@ def _donor_table(
     bar = [(str(donor["model"]), share) for donor, share in zip(donors, gave, strict=True)]
     return join(
         shares(bar, "share of the merged task vector that each donor gave, over all tensors"),
-        _table(head, rows),
+        table(head, rows),
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Markup]) -> Markup:
-    header = element("tr", *(element("th", h, scope="col") for h in head))
-    table = element("table", element("thead", header), element("tbody", *rows))
-    return element("div", table, class_="scroll")
 
 
 def _mean(
@@ -219,12 +210,12 @@ def _by_kind(found: Statistics, names: Sequence[str], counts: Mapping[str, int])
         rows.append(element("tr", title, *(element("td", cell) for cell in cells)))
     head = [
         "kind of tensor",
-        *(f"norm, {name}" for name in names),
+        *(f"root mean square, {name}" for name in names),
         "conflict, %",
         *(f"gave, %, {name}" for name in names),
     ]
     return element(
         "details",
         element("summary", "The same as a table of means by kind of tensor"),
-        _table(head, rows),
+        table(head, rows),
     )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from remerge.report.build import Build, origin
-from remerge.report.markup import Markup, element, safe_text
+from remerge.report.commands import rebuild_commands
+from remerge.report.markup import Markup, element, safe_text, table
 
 
 def made_section(build: Build) -> Markup:
@@ -36,29 +37,22 @@ def _flow(build: Build) -> Markup:
         ]
         if places and names:
             parts.append(_box(part.upper(), f"TIES of {', '.join(names)}"))
-    base = build.base_source()[0]
     arrow = element("div", "→", class_="arrow", aria_hidden="true")
-    return element(
+    gradient = ", ".join(f"{value:g}" for value in build.gradient["values"])
+    result = element(
         "div",
-        element("div", _box(base, "base of both parts"), *parts, class_="step"),
-        arrow,
-        element(
-            "div",
-            element(
-                "div",
-                element("b", build.title),
-                element(
-                    "span",
-                    "gradient " + ", ".join(f"{value:g}" for value in build.gradient["values"]),
-                ),
-                class_="box main",
-            ),
-            class_="step",
-        ),
-        arrow,
-        element("div", _box("Formats", ", ".join(["safetensors", *build.formats])), class_="step"),
-        class_="flow",
+        element("b", build.title),
+        element("span", f"gradient {gradient}"),
+        class_="box main",
     )
+    steps = [
+        [_box(build.base_source()[0], "base of both parts")],
+        parts,
+        [result],
+        [_box("Formats", ", ".join(["safetensors", *build.formats]))],
+    ]
+    drawn = [element("div", *boxes, class_="step") for boxes in steps]
+    return element("div", *[part for step in drawn for part in (arrow, step)][1:], class_="flow")
 
 
 def _box(title: str, text: str) -> Markup:
@@ -90,12 +84,8 @@ def _sources(build: Build) -> Markup:
                 element("td", str(entry.get("licence") or "not known"), class_="text"),
             )
         )
-    head = [
-        element("th", h, scope="col", class_="text")
-        for h in ("source", "role", "from", "files", "licence")
-    ]
-    table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
-    return element("div", table, class_="scroll")
+    head = ["source", "role", "from", "files", "licence"]
+    return table(head, rows, texts=head)
 
 
 def _settings(build: Build) -> Markup:
@@ -110,7 +100,7 @@ def _settings(build: Build) -> Markup:
         )
         for key, value in settings.items()
     ]
-    return element("div", element("table", element("tbody", *rows)), class_="scroll")
+    return table([], rows)
 
 
 def shown(value: object) -> str:
@@ -154,15 +144,6 @@ def _notes(build: Build) -> list[Markup]:
     ]
 
 
-def rebuild_commands(build: Build) -> list[str]:
-    """What to type to build the model again, check it and talk to it."""
-    return [
-        f"dvc exp run -S recipe={build.recipe['name']}",
-        "remerge id merged/final",
-        "remerge chat merged/final",
-    ]
-
-
 def verify_section(build: Build) -> Markup:
     """Commands, and the inputs by model id."""
     rows = []
@@ -190,11 +171,7 @@ def verify_section(build: Build) -> Markup:
             "types, shapes and bytes of all tensors, whatever files they lie in.",
         ),
         element("pre", element("code", Markup("\n".join(map(safe_text, rebuild_commands(build)))))),
-        element(
-            "div",
-            element("table", element("caption", "Model ids"), element("tbody", *body)),
-            class_="scroll",
-        ),
+        table([], body, caption="Model ids"),
         class_="card",
         id="rebuild",
     )

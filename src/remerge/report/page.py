@@ -10,7 +10,7 @@ from remerge.report.build import Build
 from remerge.report.markup import Markup, element, percent, points, safe_text, size
 from remerge.report.merging import merging_section
 from remerge.report.origins import made_section, verify_section
-from remerge.report.scores import best_donor, published_section, scores_section
+from remerge.report.scores import best_donor, gain_or_loss, published_section, scores_section
 from remerge.report.sizes import formats_section, weights_of
 from remerge.report.style import stylesheet
 
@@ -104,7 +104,7 @@ def _tiles(build: Build) -> Markup:
         ):
             if model is not None:
                 gained = mean - (model.score("mean") or 0.0)
-                tiles.append(_tile(points(gained), words, "gain" if gained > 0 else "loss"))
+                tiles.append(_tile(points(gained), words, gain_or_loss(gained)))
     tiles.append(
         _tile(_count(weights), f"weights in {len(build.final['tensors'])} tensors, {size(total)}")
     )

@@ -6,9 +6,14 @@ from typing import Any
 
 from remerge.report.build import Build, Scored
 from remerge.report.drawing import ranges
-from remerge.report.markup import Markup, element, join, percent, points
+from remerge.report.markup import Markup, element, join, percent, points, table
 from remerge.report.scale import linear
 
+#: How formats were scored.
+IN_ITS_OWN = (
+    "Scored in the program that people run each in, which computes in less than float64: points of "
+    "percent against the unquantised result."
+)
 _SCALE = linear(0.0, 1.0)
 _GROUPS = (("base", "Base"), ("donor", "Donors"), ("part", "Parts"), ("final", "Result"))
 
@@ -23,8 +28,10 @@ def scores_section(build: Build) -> Markup | None:
         element("p", _how(build), class_="quiet"),
         _kept(build),
         element("h3", "All models"),
-        _table(build),
+        _models(build),
         _subjects(build),
+        _quants(build),
+        _notes(build),
         class_="card",
         id="scores",
     )
@@ -38,6 +45,14 @@ def _how(build: Build) -> str:
         f"Suite {suite.name}: percent, computed in {suite.dtype} over {max(items)} items{limit}. "
         "Outlined: the best of a column."
     )
+
+
+def _notes(build: Build) -> Markup | None:
+    """What has to be known when the scores are read or compared."""
+    if not build.notes:
+        return None
+    listed = [element("li", note) for note in build.notes]
+    return join(element("h3", "What has to be known"), element("ul", *listed, class_="plain quiet"))
 
 
 def best_donor(build: Build, task: str) -> Scored | None:
@@ -84,12 +99,10 @@ def _kept(build: Build) -> Markup | None:
         "against base",
         "against best donor",
     ]
-    columns = [
-        element("th", h, scope="col", class_="text" if h == "best donor" else None) for h in head
-    ]
+    words = "for each task the scores of the base, the best donor and the result"
     return join(
         element("h3", "What the merge kept and what it lost"),
-        ranges(marks, "for each task the scores of the base, the best donor and the result"),
+        element("div", ranges(marks, words), class_="scroll"),
         element(
             "ul",
             element("li", element("i", class_="base"), "base"),
@@ -97,28 +110,25 @@ def _kept(build: Build) -> Markup | None:
             element("li", element("i", class_="final"), build.title),
             class_="key",
         ),
-        element(
-            "div",
-            element(
-                "table",
-                element("caption", "Differences in points of percent."),
-                element("thead", element("tr", *columns)),
-                element("tbody", *rows),
-            ),
-            class_="scroll",
-        ),
+        table(head, rows, texts={"best donor"}, caption="Differences in points of percent."),
     )
 
 
+def gain_or_loss(difference: float) -> str | None:
+    """The class of a difference; None where it is shown as none."""
+    if points(difference) == "±0":
+        return None
+    return "gain" if difference > 0 else "loss"
+
+
 def _difference(value: float) -> Markup:
-    shown = points(value)
-    kind = None if shown == "±0" else "gain" if value > 0 else "loss"
-    return element("td", shown, class_=kind)
+    return element("td", points(value), class_=gain_or_loss(value))
 
 
-def _table(build: Build) -> Markup:
+def _models(build: Build) -> Markup:
     columns = [*build.tasks, "mean"]
-    tops = {task: max((m.score(task) or 0.0) for m in build.scored) for task in columns}
+    shown = [model for role, _ in _GROUPS for model in build.role(role)]
+    tops = {task: max((m.score(task) or 0.0 for m in shown), default=2.0) for task in columns}
     rows = []
     for role, heading in _GROUPS:
         models = build.role(role)
@@ -130,12 +140,7 @@ def _table(build: Build) -> Markup:
             cells = [_score_cell(model.score(task), tops[task]) for task in columns]
             name = element("th", model.name, _tag(model), scope="row")
             rows.append(element("tr", name, *cells, class_="final" if role == "final" else None))
-    head = element("tr", element("th", "model"), *(element("th", c, scope="col") for c in columns))
-    return element(
-        "div",
-        element("table", element("thead", head), element("tbody", *rows), class_="heat"),
-        class_="scroll",
-    )
+    return table(["model", *columns], rows, kind="heat")
 
 
 def _tag(model: Scored) -> Markup | None:
@@ -165,16 +170,38 @@ def _subjects(build: Build) -> Markup | None:
             )
             for name in names
         ]
-        head = element("tr", element("th", "subject"), *(element("th", m.name) for m in models))
-        table = element("table", element("thead", head), element("tbody", *rows), class_="heat")
+        made = table(["subject", *(model.name for model in models)], rows, kind="heat")
         tables.append(
-            element(
-                "details",
-                element("summary", f"{task}: {len(names)} subjects"),
-                element("div", table, class_="scroll"),
-            )
+            element("details", element("summary", f"{task}: {len(names)} subjects"), made)
         )
     return join(*tables) if tables else None
+
+
+def _quants(build: Build) -> Markup | None:
+    """What each format, run in its own program, answers better or worse than the result."""
+    quants = build.role("quant")
+    if not quants:
+        return None
+    columns = [*build.tasks, "mean"]
+    rows = []
+    for model in quants:
+        differences = build.against_final(model)
+        cells = [
+            _difference(differences[task]) if task in differences else element("td")
+            for task in columns
+        ]
+        runtime = str(model.result.get("runtime") or "transformers")
+        name = element("th", model.name, scope="row")
+        rows.append(element("tr", name, element("td", runtime, class_="text"), *cells))
+    return join(
+        element("h3", "Formats against the result"),
+        element(
+            "p",
+            IN_ITS_OWN,
+            class_="quiet",
+        ),
+        table(["format", "run in", *columns], rows, texts={"run in"}),
+    )
 
 
 def published_section(build: Build) -> Markup | None:
@@ -186,7 +213,6 @@ def published_section(build: Build) -> Markup | None:
         join(element("h3", model), _published_table(rows, build.suite.tolerance))
         for model, rows in compared
     ]
-    notes = [element("li", note) for note in build.suite.notes]
     return element(
         "section",
         element("h2", "Published against rebuilt"),
@@ -197,7 +223,6 @@ def published_section(build: Build) -> Markup | None:
             class_="quiet",
         ),
         *tables,
-        element("ul", *notes, class_="plain quiet") if notes else None,
         class_="card",
         id="published",
     )
@@ -223,7 +248,4 @@ def _published_table(rows: list[dict[str, Any]], tolerance: float) -> Markup:
                 verdict,
             )
         )
-    head = [element("th", h, scope="col") for h in ("task", "published", "rebuilt", "difference")]
-    head.append(element("th", "verdict", scope="col", class_="text"))
-    table = element("table", element("thead", element("tr", *head)), element("tbody", *body))
-    return element("div", table, class_="scroll")
+    return table(["task", "published", "rebuilt", "difference", "verdict"], body, texts={"verdict"})

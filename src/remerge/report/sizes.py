@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from remerge.report.build import Build
-from remerge.report.markup import Markup, decimal, element, percent, points, size
+from remerge.report.markup import Markup, decimal, element, percent, points, size, table
 
 _BYTES = {"F16": 2, "BF16": 2, "F32": 4}
 
@@ -45,14 +45,13 @@ def formats_section(build: Build) -> Markup | None:
     ]
     head = ["format", "size", "", "bits a weight"]
     if measured:
-        head += ["perplexity", "growth", "same token"]
+        head += ["perplexity", "growth", "divergence", "same token"]
     head += ["class", "runs in"]
-    texts = {"", "class", "runs in"}
-    header = [element("th", h, scope="col", class_="text" if h in texts else None) for h in head]
     words = (
         "Perplexity on held-back text of the recipe, both models computed in float64 on the "
-        "weights that the file stands for; its growth is the loss by quantisation. Same token: "
-        "how often both would say the same next."
+        "weights that the file stands for; its growth is the loss by quantisation. Divergence: "
+        "Kullback-Leibler, of the next token's distribution from the unquantised model's, in nats "
+        "a token. Same token: how often both would say the same next."
     )
     return element(
         "section",
@@ -60,11 +59,7 @@ def formats_section(build: Build) -> Markup | None:
         element(
             "p", words if measured else "Every file that was made of the result.", class_="quiet"
         ),
-        element(
-            "div",
-            element("table", element("thead", element("tr", *header)), element("tbody", *rows)),
-            class_="scroll",
-        ),
+        table(head, rows, texts={"", "class", "runs in"}),
         class_="card",
         id="formats",
     )
@@ -98,13 +93,14 @@ def _row(
 
 def _quality_cells(quality: Mapping[str, Any]) -> list[Markup]:
     if not quality:
-        return [element("td"), element("td"), element("td")]
+        return [element("td")] * 4
     reference = quality.get("reference_perplexity")
     grown = quality["perplexity"] / reference - 1 if reference else None
     shown = "" if grown is None else f"{points(grown, 2)} %"
-    agreement = quality.get("agreement")
+    divergence, agreement = quality.get("divergence"), quality.get("agreement")
     return [
         element("td", decimal(quality["perplexity"], 5)),
         element("td", shown),
+        element("td", "" if divergence is None else decimal(divergence, 3)),
         element("td", "" if agreement is None else f"{percent(agreement)} %"),
     ]

@@ -97,7 +97,7 @@ margin:14px 0 8px}
 figure{margin:0}
 figcaption{font-size:14.5px;font-weight:600;margin:0 0 6px;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto}
-svg.ranges{max-width:780px}svg.along{max-width:900px}
+svg.ranges{min-width:480px;max-width:780px}svg.along{min-width:600px;max-width:900px}
 svg text{font:11px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:var(--quiet);
 font-variant-numeric:tabular-nums}
 svg .label{font-size:11.5px;fill:var(--ink)}
@@ -127,8 +127,8 @@ max-width:none;margin:2px 0 6px;font-variant-numeric:tabular-nums}
 .ramp i{width:20px;height:12px}
 .bar{display:block;height:8px;border-radius:4px;background:var(--accent);min-width:2px}
 .track{display:block;width:120px;border-radius:4px;background:var(--wash)}
-.flow{display:grid;grid-template-columns:1fr auto 1fr auto 1fr;gap:12px;align-items:center;
-margin:14px 0 6px}
+.flow{display:grid;grid-template-columns:1fr auto 1.5fr auto 1fr auto 1.2fr;gap:12px;
+align-items:center;margin:14px 0 6px}
 .flow .step{display:flex;flex-direction:column;gap:10px}
 .box{border:1px solid var(--line);border-radius:10px;padding:10px 14px;background:var(--paper);
 overflow-wrap:anywhere}

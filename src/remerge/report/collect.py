@@ -1,0 +1,115 @@
+"""Read what a report is about from the folders that the parameters name, and what git keeps of it.
+
+>>> build = collect(params)
+>>> write_json("metrics.json", metrics(build))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from remerge.errors import RecipeError, printable
+from remerge.evaluate.suite import Suite, suite_from_params
+from remerge.report.build import Build, Scored
+from remerge.report.sizes import quality_of
+from remerge.tensors.checkpoint import read_json
+
+#: What a place that no recipe fills points at: DVC wants a path.
+UNUSED = "conf/recipe/unused"
+MERGES = ("p1", "p2", "final")
+_KEPT = ("sha256", "size", "bits_per_weight", "class")
+_MEASURED = ("perplexity", "reference_perplexity", "divergence", "agreement")
+
+
+def collect(params: Mapping[str, Any], overrides: tuple[str, ...] | None = None) -> Build:
+    """What the folders of the recipe hold, read in the project's root.
+
+    RecipeError if two models were scored in ways that cannot stand in one table.
+    """
+    suite = suite_from_params(params["eval"])
+    report = params["report"]
+    scored = [*_scored(params), *_quants(report.get("quants") or {})]
+    _alike(suite, scored)
+    return Build(
+        recipe=params["recipe"],
+        ties=params["ties"],
+        gradient=params["gradient"],
+        suite=suite,
+        scored=tuple(scored),
+        formats={
+            name: read_json(Path(folder) / "manifest.json")
+            for name, folder in report["formats"].items()
+            if folder != UNUSED
+        },
+        merges={name: read_json(Path("merged") / name / "manifest.json") for name in MERGES},
+        overrides=overrides,
+    )
+
+
+def metrics(build: Build) -> dict[str, Any]:
+    """What git keeps: rounded scores by model, size, digest and loss of every quantised format.
+
+    `quants`, there where quants were scored in their own runtimes, belongs to the machine that did.
+    """
+    found: dict[str, Any] = {
+        "scores": {m.name: _scores_of(m) for m in build.scored if m.role != "quant"},
+        "formats": {
+            name: {
+                **{key: manifest[key] for key in _KEPT if key in manifest},
+                **{k: quality_of(manifest)[k] for k in _MEASURED if k in quality_of(manifest)},
+            }
+            for name, manifest in build.formats.items()
+        },
+    }
+    if quants := build.role("quant"):
+        found["quants"] = {
+            model.name: {"scores": _scores_of(model), "difference": build.against_final(model)}
+            for model in quants
+        }
+    return found
+
+
+def _scores_of(model: Scored) -> dict[str, float]:
+    return {**model.result["scores"], "mean": model.result["average"]}
+
+
+def _scored(params: Mapping[str, Any]) -> Iterator[Scored]:
+    """Scored models under the names that the recipe gives its donors."""
+    parts = params["recipe"]["parts"]
+    for place, folder in params["report"]["scores"].items():
+        if folder == UNUSED:
+            continue
+        part, _, donor = place.partition("_")
+        name = parts[part][donor]["name"] if donor else place
+        if name is None:
+            raise RecipeError(f"report.scores.{place}: recipe.parts.{part}.{donor} has no donor")
+        role = "donor" if donor else place if place in ("base", "final") else "part"
+        yield Scored(name, role, part if donor else "", _result(folder))
+
+
+def _quants(places: Mapping[str, str]) -> Iterator[Scored]:
+    for name, folder in places.items():
+        if folder != UNUSED:
+            yield Scored(name, "quant", "", _result(folder))
+
+
+def _result(folder: str) -> dict[str, Any]:
+    result: dict[str, Any] = read_json(Path(folder) / "scores.json")
+    return result
+
+
+def _alike(suite: Suite, scored: Sequence[Scored]) -> None:
+    """RecipeError unless all were scored as the suite says; a quant's runtime has its own type."""
+    wanted = {"suite": suite.name, "limit": suite.limit, "dtype": suite.dtype}
+    for model in scored:
+        settings = model.result["settings"]
+        has = {"suite": model.result["suite"], **{k: settings[k] for k in ("limit", "dtype")}}
+        for key, value in wanted.items():
+            if has[key] != value and not (key == "dtype" and "runtime" in model.result):
+                raise RecipeError(
+                    f"{model.name} was scored with {key} {printable(has[key])}, and eval says "
+                    f"{printable(value)}: such scores cannot stand in one table; score it again "
+                    "(dvc repro)"
+                )
