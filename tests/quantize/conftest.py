@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import random
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -128,18 +126,6 @@ def write_text(path: Path) -> Path:
     words = " ".join(SENTENCES).split()
     path.write_text("".join(" ".join(draw.sample(words, 9)) + "\n" for _ in range(200)))
     return path
-
-
-@pytest.fixture(scope="session")
-def reference() -> ModuleType:
-    """The slow block formats of `reference.py`."""
-    path = Path(__file__).with_name("reference.py")
-    spec = importlib.util.spec_from_file_location("quantize_reference", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
 """The block formats once more, slow and obvious: the definition the kernels are held against.
 
-One sub-block after the other, one float32 operation after the other, in NumPy scalars.
+One sub-block after the other, one float32 operation after the other, in NumPy scalars. Of the
+simple types each takes 32 numbers, of the K types 256.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from remerge.quantize.gptq.solver import DAMPING, GROUP
 
 F = np.float32
 
@@ -16,6 +19,55 @@ def _nearest(value: np.float32) -> int:
 
 def _clamp(value: int, least: int, most: int) -> int:
     return max(least, min(most, value))
+
+
+def _scale_of(value: np.float32) -> tuple[bytes, np.float32]:
+    """A scale as it is stored, and its inverse; 0 where that is not finite."""
+    inverse = F(F(1) / value)
+    return np.float16(value).tobytes(), inverse if np.isfinite(inverse) else F(0)
+
+
+def _signed_peak(x: np.ndarray) -> np.float32:
+    """The number of largest magnitude, the first of several; +0 where all are zeros."""
+    return max(x, key=abs) if x.any() else F(0)
+
+
+def _nibbles(codes: list[int]) -> bytes:
+    """Codes i and i + 16 share a byte: their low four bits."""
+    pairs = zip(codes[:16], codes[16:], strict=True)
+    return bytes((low & 15) | ((high & 15) << 4) for low, high in pairs)
+
+
+def _fifth_bits(codes: list[int]) -> bytes:
+    return sum((code >> 4) << i for i, code in enumerate(codes)).to_bytes(4, "little")
+
+
+def q8_0(x: np.ndarray) -> bytes:
+    scale, inverse = _scale_of(F(max(abs(v) for v in x) / F(127)))
+    codes = []
+    for v in x:
+        size = abs(F(v * inverse))
+        code = int(size) + (F(size - F(int(size))) >= F(0.5))
+        codes.append(code if v >= 0 else -code)
+    return scale + np.array(codes, np.int8).tobytes()
+
+
+def q4_0(x: np.ndarray) -> bytes:
+    scale, inverse = _scale_of(F(_signed_peak(x) / F(-8)))
+    return scale + _nibbles([min(15, int(F(F(v * inverse) + F(8.5)))) for v in x])
+
+
+def q5_0(x: np.ndarray) -> bytes:
+    scale, inverse = _scale_of(F(_signed_peak(x) / F(-16)))
+    codes = [min(31, int(F(F(v * inverse) + F(16.5)))) for v in x]
+    return scale + _fifth_bits(codes) + _nibbles(codes)
+
+
+def q5_1(x: np.ndarray) -> bytes:
+    least = min(x)
+    scale, inverse = _scale_of(F(F(max(x) - least) / F(31)))
+    codes = [min(31, int(F(F(F(v - least) * inverse) + F(0.5)))) for v in x]
+    return scale + np.float16(least).tobytes() + _fifth_bits(codes) + _nibbles(codes)
 
 
 def _fit_with_offset(x: np.ndarray, top: int, first: float, steps: int):
@@ -157,3 +209,20 @@ def q6_k(x: np.ndarray) -> bytes:
             (p >> 4) | (q >> 4) << 2 | (r >> 4) << 4 | (s >> 4) << 6 for p, q, r, s in rows
         )
     return bytes(low) + bytes(high) + np.array(small, np.int8).tobytes() + half.tobytes()
+
+
+def gptq(
+    weight: np.ndarray, hessian: np.ndarray, scales: np.ndarray, order: np.ndarray
+) -> np.ndarray:
+    """GPTQ as the paper tells it: invert, factor, round column by column. Codes int8 [out, in]."""
+    moment = hessian + DAMPING * hessian.diagonal().mean() * np.eye(len(hessian))
+    inverse = np.linalg.inv(moment[np.ix_(order, order)])
+    upper = np.linalg.cholesky(inverse).T
+    work, codes = weight[:, order].copy(), np.zeros(weight.shape, np.int8)
+    for j, column in enumerate(order):
+        scale = scales[:, column // GROUP]
+        code = np.clip(np.round(work[:, j] / scale), -8, 7)
+        codes[:, column] = code
+        error = (work[:, j] - code * scale) / upper[j, j]
+        work[:, j:] -= np.outer(error, upper[j, j:])
+    return codes

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from remerge.quantize.blocks.encoding import BlockType
 from remerge.quantize.gguf.types import TYPES
+from tests.quantize import reference
 
 SIMPLE = ("Q4_0", "Q5_0", "Q5_1", "Q8_0")
 SUPER = ("Q4_K", "Q5_K", "Q6_K")
@@ -77,30 +78,51 @@ def test_every_block_equals_that_of_llama_cpp(name: str, ggml_quantize_chunk) ->
 
 
 @pytest.mark.parametrize("name", SIMPLE)
-def test_simple_blocks_equal_the_slow_reference(name: str) -> None:
+def test_simple_blocks_equal_those_of_the_gguf_package(name: str) -> None:
     import gguf
 
     # In a block of negative zeros alone `gguf` negates the scale, which is 0; ggml does not.
     kind, values = TYPES[name], awkward_values() + np.float32(0)
     with np.errstate(all="ignore"):
-        reference = gguf.quantize(values.reshape(-1, 256), gguf.GGMLQuantizationType(kind.code))
-    assert encoded(kind, values).tobytes() == reference.tobytes()
+        theirs = gguf.quantize(values.reshape(-1, 256), gguf.GGMLQuantizationType(kind.code))
+    assert encoded(kind, values).tobytes() == theirs.tobytes()
+
+
+def by_reference(name: str, values: np.ndarray) -> bytes:
+    """The blocks of `values` by the slow definition."""
+    plain = getattr(reference, name.lower())
+    with np.errstate(all="ignore"):
+        return b"".join(plain(block) for block in values.reshape(-1, TYPES[name].width))
+
+
+#: Numbers that a float16 scale can hold, of every size down to the smallest of float32.
+WEIGHTS = st.floats(-60_000, 60_000, width=32)
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+@given(values=st.lists(WEIGHTS, min_size=32, max_size=32))
+@settings(max_examples=150, deadline=None)
+def test_simple_blocks_equal_the_slow_reference(name: str, values: list[float]) -> None:
+    block = np.array(values, np.float32)
+    assert encoded(TYPES[name], block).tobytes() == by_reference(name, block)
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_awkward_simple_blocks_equal_the_slow_reference(name: str) -> None:
+    values = awkward_values()[-32 * 1024 :]
+    assert encoded(TYPES[name], values).tobytes() == by_reference(name, values)
 
 
 @pytest.mark.parametrize("name", SUPER)
 @given(seed=st.integers(0, 2**32 - 1), step=st.sampled_from([0, 2**-12, 0.25]))
 @settings(max_examples=6, deadline=None)
-def test_super_blocks_equal_the_slow_reference(
-    reference, name: str, seed: int, step: float
-) -> None:
+def test_super_blocks_equal_the_slow_reference(name: str, seed: int, step: float) -> None:
     draw = np.random.default_rng(seed)
     values = (draw.standard_normal(256) * draw.choice([1e-6, 0.02, 1.0, 50.0])).astype(np.float32)
     values[draw.random(256) < draw.choice([0.0, 0.5, 0.98])] = 0
     if step:
         values = (np.round(values / np.float32(step)) * np.float32(step)).astype(np.float32)
-    with np.errstate(all="ignore"):
-        expected = getattr(reference, name.lower())(values)
-    assert encoded(TYPES[name], values).tobytes() == expected
+    assert encoded(TYPES[name], values).tobytes() == by_reference(name, values)
 
 
 @pytest.mark.parametrize("name", SUPER)
@@ -127,7 +149,7 @@ def test_a_scale_beyond_float16_is_told(name: str, size: float) -> None:
 DIGEST = """
 import hashlib, sys
 sys.path[:0] = sys.argv[1:]
-from test_blocks import SIMPLE, SUPER, awkward_values, encoded
+from tests.quantize.test_blocks import SIMPLE, SUPER, awkward_values, encoded
 from remerge.quantize.gguf.types import TYPES
 digest = hashlib.sha256()
 for name in SIMPLE + SUPER:
@@ -138,7 +160,8 @@ print(digest.hexdigest())
 
 @pytest.mark.full
 def test_a_processor_without_any_extension_gives_the_same_bytes() -> None:
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "src")]
+    root = Path(__file__).parents[2]
+    paths = [str(root), str(root / "src")]
 
     def digest(**environment: str) -> str:
         command = [sys.executable, "-c", DIGEST, *paths]
