@@ -12,7 +12,7 @@ from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
 from stages.params import item, read_params
-from stages.running import SCRATCH, execution, only_argument, run
+from stages.running import SCRATCH, execution, item_name, run
 
 
 def bake(name: str) -> None:
@@ -39,4 +39,4 @@ def bake(name: str) -> None:
 
 
 if __name__ == "__main__":
-    run(bake, only_argument())
+    run(bake, item_name())

@@ -13,10 +13,10 @@ from typing import Any
 from remerge.errors import RecipeError
 from remerge.evaluate.suite import suite_from_params
 from stages.params import UNUSED, check_params, number, one_of, part_donors, shown
+from stages.quantize_eval import KINDS
 
 PARTS = ("p1", "p2")
 MERGED = ("merged/p1", "merged/p2", "merged/final")
-ITEM_KINDS = ("quantize", "evaluate")
 #: λ and weights are rounded to float32.
 MAX_FLOAT32 = 3.4028234663852886e38
 
@@ -84,7 +84,7 @@ def _check_part(recipe: Mapping[str, Any], part: str) -> None:
 def _check_items(params: Mapping[str, Any]) -> None:
     readable = {*_outs(params).values(), *MERGED, UNUSED}
     for name, entry in (params.get("quantize_eval") or {}).items():
-        one_of(entry.get("kind"), f"quantize_eval.{name}.kind", ITEM_KINDS)
+        one_of(entry.get("kind"), f"quantize_eval.{name}.kind", KINDS)
         if entry.get("reads") not in readable:
             raise RecipeError(
                 f"quantize_eval.{name}.reads is {shown(entry.get('reads'))}, which nothing makes"

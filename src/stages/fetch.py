@@ -11,7 +11,7 @@ from remerge.sources.intake import take_in_adapter, take_in_dataset, take_in_mod
 from remerge.sources.pinned import parse_sources
 from remerge.sources.preflight import check_source
 from stages.params import item, read_params
-from stages.running import SCRATCH, only_argument, run
+from stages.running import SCRATCH, item_name, run
 
 
 def fetch(name: str) -> None:
@@ -44,4 +44,4 @@ def fetch(name: str) -> None:
 
 
 if __name__ == "__main__":
-    run(fetch, only_argument())
+    run(fetch, item_name())

@@ -9,7 +9,7 @@ import importlib
 
 from remerge.errors import RecipeError
 from stages.params import item, read_params
-from stages.running import only_argument, run
+from stages.running import item_name, run
 
 KINDS = ("quantize", "evaluate")
 
@@ -26,4 +26,4 @@ def quantize_eval(name: str) -> None:
 
 
 if __name__ == "__main__":
-    run(quantize_eval, only_argument())
+    run(quantize_eval, item_name())

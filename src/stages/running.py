@@ -7,6 +7,7 @@ A stage reports an error that a user can cause as one line and ends cleanly on C
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -45,10 +46,16 @@ def execution(params: Mapping[str, Any]) -> dict[str, Any]:
     return {"make_shards": importlib.import_module("remerge.cluster").shard_maker(settings)}
 
 
-def only_argument() -> str:
-    """The one command-line argument of a stage that runs once for each item."""
+def item_name() -> str:
+    """The item that a stage with many was started for: `base` of DVC's `fetch@base`.
+
+    DVC puts it into the environment. By hand it is the one argument.
+    """
+    named = os.environ.get("DVC_STAGE", "").partition("@")[2]
+    if len(sys.argv) == 1 and named:
+        return named
     if len(sys.argv) != 2:
-        sys.exit(f"usage: python -m {Path(sys.argv[0]).stem} NAME (run by `dvc repro`)")
+        sys.exit(f"usage: python -m stages.{Path(sys.argv[0]).stem} NAME (run by `dvc repro`)")
     return sys.argv[1]
 
 

@@ -18,6 +18,7 @@ from stages.params import check_params, read_params
 from tests.faults.made import contents, family, left_behind, merge
 from tests.faults.rows import fault
 from tests.pipeline.closure import SRC
+from tests.pipeline.project import clone
 from tests.proof.models import llama, save
 
 CONF = SRC.parent / "conf"
@@ -87,9 +88,42 @@ NAMES = ["a;reboot", "$(reboot)", "`reboot`", "a'b", 'a"b', "a\nb", "-rf", "--fo
     "a source, LoRA or format named with `;`, `$(…)`, quotes, a newline, a leading dash; an output "
     "outside of the project",
     sees="`error: recipe.sources: name 'a;reboot' must be 1 to 64 letters, digits, …`",
-    then="the same, until it has another name; no shell has seen it",
+    then="the same, until it has another name: `dvc exp run` composed nothing, so no shell has "
+    "seen it and no output was cleared away",
 )
-def test_a_name_that_a_shell_could_read_otherwise_is_refused() -> None:
+def test_a_name_that_a_shell_could_read_otherwise_is_refused(tmp_path: Path) -> None:
+    project = clone(tmp_path / "clone")
+    precious = tmp_path / "precious" / "notes"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    params_before = project.read("params.yaml")
+    entry = "{kind: model, path: embedded/sources/base, files: {}, out: models/x}"
+    for hostile in (
+        f"+recipe.sources={{x|touch seen: {entry}}}",
+        "recipe.sources.addition.out=../precious",
+        f"recipe.sources.addition.out={precious.parent}",
+        "recipe.sources.addition.out=src/remerge",
+    ):
+        out = project.run("dvc", "exp", "run", "-S", hostile, expect=1)
+        assert out.startswith("error: recipe.") and out.count("\n") == 1, out
+        assert not (project.folder / "seen").exists() and precious.read_text() == "mine"
+        assert project.read("params.yaml") == params_before
+        assert (project.folder / "src" / "remerge" / "cli.py").is_file()
+
+
+def test_an_edited_file_of_parameters_gives_a_shell_nothing_to_read(tmp_path: Path) -> None:
+    """`params.yaml` edited by hand passes no composition; commands hold no name from it."""
+    project = clone(tmp_path / "clone")
+    edited = yaml.safe_load(project.read("params.yaml"))
+    sources = edited["recipe"]["sources"]
+    sources["a;touch seen;true"] = {**sources["base"], "out": "models/other"}
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
+    out = project.run("dvc", "repro", "fetch@a;touch seen;true", expect=None)
+    assert "must be 1 to 64 letters" in out and "Traceback" not in out
+    assert not (project.folder / "seen").exists()
+
+
+def test_every_name_is_refused_that_is_not_plain() -> None:
     for name in NAMES:
         for section in ("sources", "loras"):
             wrong = params()
