@@ -22,6 +22,7 @@ import numpy as np
 from numba import njit
 
 from remerge.kernels.blocks import all_finite as block_is_finite
+from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import f32_to_f16_bits, u32
 
 WIDTH = 32
@@ -47,7 +48,7 @@ def _inverse(scale):
     return inverse if abs(inverse) <= f32(3.4028235e38) else f32(0.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def all_finite(x):
     """Whether no element of `x` is NaN or Inf."""
     return block_is_finite(x, x.size)
@@ -74,7 +75,7 @@ def _signed_peak(x, bits, start):
     return f32(0.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def q8_0(x, out):
     """Q8_0: float16 scale max|x|/127, then 32 int8 codes, halves rounded away from zero."""
     bits = x.view(np.uint32)
@@ -95,7 +96,7 @@ def q8_0(x, out):
     return fits
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def q4_0(x, out):
     """Q4_0: float16 scale −max/8 (max: what is largest in magnitude), then 32 codes of 4 bits."""
     bits = x.view(np.uint32)
@@ -123,7 +124,7 @@ def _put_five_bits(out, at, low, high, i, fifth):
     return u32(fifth | u32(u32(high >> np.int32(4)) << u32(i + 16)))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def q5_0(x, out):
     """Q5_0: float16 scale −max/16, 32 fifth bits, then 32 codes of 4 bits."""
     bits = x.view(np.uint32)
@@ -146,7 +147,7 @@ def q5_0(x, out):
     return fits
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def q5_1(x, out):
     """Q5_1: float16 scale (max − min)/31 and offset min, 32 fifth bits, then 32 codes of 4 bits."""
     fits = True

@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
 from remerge.quantize.blocks.simple import is_finite_half, put_u16
 from remerge.quantize.gguf.superblock_lanes import (
@@ -199,7 +200,7 @@ def _final_codes(x, start, s, lane, scales, offsets, top, codes):
                 codes[32 * k + i] = i32(code_between(f32(f32(x[at + i] + offset) / scale), 0, top))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def q4_k(x, out):
     """Q4_K, 144 bytes: scale, offset scale, eight 6-bit pairs, 256 codes of 4 bits."""
     t, w = np.empty(32 * LANES, np.float32), np.empty(32 * LANES, np.float32)
@@ -223,7 +224,7 @@ def q4_k(x, out):
     return fits
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def q5_k(x, out):
     """Q5_K, 176 bytes: as Q4_K, and 256 fifth bits before the codes."""
     t, w = np.empty(32 * LANES, np.float32), np.empty(32 * LANES, np.float32)

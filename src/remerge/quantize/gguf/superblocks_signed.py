@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
 from remerge.quantize.blocks.simple import is_finite_half, put_u16
 from remerge.quantize.gguf.superblock_lanes import (
@@ -144,7 +145,7 @@ def _put_q6_k(x, start, s, lane, out, at, codes):
     return is_finite_half(half)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def q6_k(x, out):
     """Q6_K, 210 bytes: 256 codes of 6 bits (low four, then high two), 16 int8 scales, one scale."""
     t, s = np.empty(16 * LANES, np.float32), np.empty(8 * LANES, np.float32)

@@ -21,9 +21,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import njit
 
 from remerge.errors import NumericError
+from remerge.kernels.compiled import kernel
 
 GROUP = 128
 LEAST_CODE, MOST_CODE = -8, 7
@@ -33,7 +33,7 @@ _BORDER = 0.5 + 2.0**-24
 _ROWS = 32
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _upper_factor(a):
     """Turn the symmetric positive definite `a` into U, upper, with inverse(a) = Uᵀ·U; False if not.
 
@@ -72,7 +72,7 @@ def _upper_factor(a):
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _round_rows(work, factor, scales, codes):
     """Round the rows of `work` [rows, n] in place of order; `scales` [rows, n] is one a column."""
     rows, n = work.shape
