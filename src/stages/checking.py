@@ -12,11 +12,12 @@ from typing import Any
 
 from remerge.errors import RecipeError
 from remerge.evaluate.suite import suite_from_params
-from stages.params import UNUSED, check_params, number, one_of, part_donors, shown
+from stages.params import UNUSED, check_params, number, one_of, only, part_donors, shown
 from stages.quantize_eval import KINDS
 
 PARTS = ("p1", "p2")
 MERGED = ("merged/p1", "merged/p2", "merged/final")
+CONTAINERS = ("gguf", "ggml", "gptq")
 #: λ and weights are rounded to float32.
 MAX_FLOAT32 = 3.4028234663852886e38
 
@@ -27,6 +28,7 @@ def check_composition(params: Mapping[str, Any]) -> None:
     recipe = params["recipe"]
     number(params["ties"]["lambda"], "ties.lambda", low=-MAX_FLOAT32, high=MAX_FLOAT32)
     suite_from_params(params["eval"])
+    _check_quantize(params["quantize"])
     _check_outs(params)
     _check_loras(recipe)
     if sorted(recipe["parts"]) != sorted(PARTS):
@@ -79,6 +81,25 @@ def _check_part(recipe: Mapping[str, Any], part: str) -> None:
         taken[donor["path"]] = place
     if not any(donor["weight"] for donor in places.values()):
         raise RecipeError(f"recipe.parts.{part}: the weights of all donors are 0")
+
+
+def _check_quantize(settings: Mapping[str, Any]) -> None:
+    """The settings of all formats, and those that the formats of one container read."""
+    of_all = {"calibration", "texts", "measure"}
+    only(settings, of_all | set(CONTAINERS), "quantize")
+    for where, section, known in (
+        ("quantize", settings, of_all),
+        *((f"quantize.{c}", settings[c], of_all | {"name", "prompt"}) for c in CONTAINERS),
+    ):
+        if section is not settings:
+            only(section, known, where)
+        if not isinstance(section.get("measure"), bool):
+            raise RecipeError(
+                f"{where}.measure is {shown(section.get('measure'))}; expected true or false"
+            )
+        for key in known & section.keys() - {"measure"}:
+            if not isinstance(section[key], str) or not section[key]:
+                raise RecipeError(f"{where}.{key} is {shown(section[key])}; expected a text")
 
 
 def _check_items(params: Mapping[str, Any]) -> None:

@@ -79,13 +79,13 @@ def read_params(path: Path | str = "params.yaml") -> Params:
 
 def check_params(params: Mapping[str, Any]) -> None:
     """RecipeError for an unknown key, a value out of range, a name unfit for a shell."""
-    _only(params, _SECTIONS, "params.yaml")
+    only(params, _SECTIONS, "params.yaml")
     for section in ("recipe", "ties", "gradient"):
         _mapping(params.get(section), section)
     recipe, ties, gradient = params["recipe"], params["ties"], params["gradient"]
-    _only(recipe, _RECIPE, "recipe")
-    _only(ties, {"density", "lambda", "normalize", "elect"}, "ties")
-    _only(gradient, {"name", "values", "along", "blend", "containing"}, "gradient")
+    only(recipe, _RECIPE, "recipe")
+    only(ties, {"density", "lambda", "normalize", "elect"}, "ties")
+    only(gradient, {"name", "values", "along", "blend", "containing"}, "gradient")
     number(recipe.get("shard_bytes"), "recipe.shard_bytes", low=1, whole=True)
     number(ties.get("density"), "ties.density", low=0, high=1, low_open=True)
     number(ties.get("lambda"), "ties.lambda")
@@ -117,7 +117,7 @@ def check_params(params: Mapping[str, Any]) -> None:
 
 def _check_execution(execution: Mapping[str, Any]) -> None:
     """Where the work runs: no part of any result, but a mistake in it is still told first."""
-    _only(execution, _EXECUTION, "execution")
+    only(execution, _EXECUTION, "execution")
     backend = execution.get("backend", "local")
     one_of(backend, "execution.backend", ("local", "ray"))
     for key, least in (("downloads", 1), ("cpus", 1), ("memory", 0), ("retries", 0)):
@@ -149,7 +149,7 @@ def _check_parts(recipe: Mapping[str, Any]) -> None:
     if recipe.get("base") not in made:
         raise RecipeError(f"recipe.base {shown(recipe.get('base'))} is the out of no source")
     for part, places in _mapping(recipe.get("parts"), "recipe.parts").items():
-        _only(places, {f"d{i}" for i in range(1, PLACES + 1)}, f"recipe.parts.{part}")
+        only(places, {f"d{i}" for i in range(1, PLACES + 1)}, f"recipe.parts.{part}")
         donors = part_donors(recipe, part)
         if not donors:
             raise RecipeError(f"recipe.parts.{part}: no donor in any of its {PLACES} places")
@@ -171,7 +171,7 @@ def part_donors(recipe: Mapping[str, Any], part: str) -> dict[str, dict[str, Any
     for place in (f"d{i}" for i in range(1, PLACES + 1)):
         where = f"recipe.parts.{part}.{place}"
         donor = _mapping(recipe["parts"][part].get(place) or {}, where)
-        _only(donor, _PLACE, where)
+        only(donor, _PLACE, where)
         if donor.get("name") is None:
             continue
         name_for_shell(donor["name"], where)
@@ -237,7 +237,8 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _only(section: Any, known: set[str], where: str) -> None:
+def only(section: Any, known: set[str], where: str) -> None:
+    """RecipeError for a key of `section` that is not known."""
     for key in _mapping(section, where):
         if key not in known:
             raise RecipeError(
