@@ -14,6 +14,7 @@ import math
 import platform
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,12 @@ from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.merge.ties import Donor, TiesSettings, plan_ties
 from remerge.quantize import quantize
 from remerge.quantize.gguf.types import TYPES
+from remerge.quantize.gptq.packing import group_scales
+from remerge.quantize.gptq.solver import solve
 from remerge.shards.artefact import build, companions_of
 from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_f32
+from remerge.tensors.safetensors import read_header
 from tests.kernels import reference as merges
 from tests.quantize import reference as blocks
 
@@ -34,6 +38,7 @@ SHARD_BYTES = 10_000
 GRADIENT = (0.0, 0.35, 0.65, 1.0)
 DENSITIES = (0.33, 0.5, 1.0)
 WEIGHTS = (1.0, 0.7, 0.3)
+LORA_SCALE = 6 / 4
 
 
 def sha256(data: bytes) -> str:
@@ -85,25 +90,45 @@ def by_formula(inputs: Path, work: Path) -> dict[str, str]:
     """The plain formulas on the same inputs; AssertionError where a kernel's result differs."""
     base, third = open_checkpoint(inputs / "base"), open_checkpoint(inputs / "f32")
     donors = [open_checkpoint(inputs / name) for name in ("f16", "bf16", "f32")]
-    made = open_checkpoint(work / "ties F16")
-    blended = open_checkpoint(work / "gradient F16")
+    adapter = read_factors(inputs / "adapter")
     ratios = merges.gradient_ratios(GRADIENT, len(base.tensors))
-    total = hashlib.sha256()
+    totals: dict[str, hashlib._Hash] = {}
     for ratio, (name, info) in zip(ratios, base.tensors.items(), strict=True):
         start = read_f32(info)
         ends = [read_f32(donor.tensors[name])[: start.size] for donor in donors]
-        wanted = merges.encode(merges.ties(start, ends, DENSITIES, WEIGHTS), "F16")
-        assert np.array_equal(raw_bytes(made.tensors[name]), wanted), f"ties: {name}"
-        total.update(wanted.tobytes())
-        both = merges.blend(start, read_f32(third.tensors[name]), ratio)
-        wanted = merges.encode(both, "F16")
-        assert np.array_equal(raw_bytes(blended.tensors[name]), wanted), f"gradient: {name}"
-        total.update(wanted.tobytes())
-    return {"ties and gradient": total.hexdigest()}
+        found = {
+            "ties": merges.ties(start, ends, DENSITIES, WEIGHTS),
+            "ties by count": merges.ties(start, ends, DENSITIES, WEIGHTS, 0.9, False, "count"),
+            "gradient": merges.blend(start, read_f32(third.tensors[name]), ratio),
+            "bake": start,
+        }
+        if name in adapter:
+            weight = start.reshape(info.shape)
+            found["bake"] = merges.bake(weight, *adapter[name], LORA_SCALE)
+        for way, values in found.items():
+            for dtype in ("F16", "BF16", "F32"):
+                made = open_checkpoint(work / f"{way} {dtype}").tensors[name]
+                wanted = merges.encode(values, dtype)
+                assert np.array_equal(raw_bytes(made), wanted), f"{way} {dtype}: {name}"
+                totals.setdefault(f"{way} {dtype}", hashlib.sha256()).update(wanted.tobytes())
+    return {way: total.hexdigest() for way, total in totals.items()}
+
+
+def read_factors(adapter: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A and B of each weight that the adapter changes, as float32 matrices."""
+    infos = read_header(adapter / "adapter_model.safetensors")
+    found = {}
+    for name in infos:
+        stem, _, half = name.removeprefix("base_model.model.").partition(".lora_")
+        if half == "A.weight":
+            pair = (infos[name], infos[name.replace("lora_A", "lora_B")])
+            a, b = (read_f32(info).reshape(info.shape) for info in pair)
+            found[f"{stem}.weight"] = (a, b)
+    return found
 
 
 def quantised_blocks(values: np.ndarray) -> dict[str, str]:
-    """Every block type, and the slow definition of those that search."""
+    """Every block type, and the slow definition of those that round in blocks."""
     found = {}
     for name, kind in TYPES.items():
         out = np.zeros(kind.size(values.size), np.uint8)
@@ -112,9 +137,26 @@ def quantised_blocks(values: np.ndarray) -> dict[str, str]:
         plain = getattr(blocks, name.lower(), None)
         if plain is not None:
             few = values[: 256 * 4]
-            wanted = b"".join(plain(block) for block in few.reshape(-1, 256))
+            wanted = b"".join(plain(block) for block in few.reshape(-1, kind.width))
             assert out[: len(wanted)].tobytes() == wanted, name
             found[f"{name} by formula"] = sha256(wanted)
+    return found
+
+
+def fitted(inputs: Path) -> dict[str, str]:
+    """The GPTQ solver in both orders, and the paper's algorithm on LAPACK."""
+    weight, hessian = np.load(inputs / "weight.npy"), np.load(inputs / "hessian.npy")
+    scales, raw = group_scales(weight, "F16")
+    found = {"scales": sha256(raw.tobytes())}
+    wide = weight.astype(np.float64)
+    for by_activation in (False, True):
+        order = np.arange(len(hessian))
+        if by_activation:
+            order = np.argsort(-hessian.diagonal(), kind="stable")
+        with ThreadPoolExecutor(2) as pool:
+            codes = solve(wide, hessian, scales, by_activation=by_activation, pool=pool)
+        assert np.array_equal(codes, blocks.gptq(wide, hessian, scales, order))
+        found[f"by activation: {by_activation}"] = sha256(codes.tobytes())
     return found
 
 
@@ -144,6 +186,7 @@ def digests(inputs: Path, work: Path) -> dict[str, object]:
         "merges": merged(inputs, work),
         "formulas": by_formula(inputs, work),
         "blocks": quantised_blocks(values),
+        "GPTQ": fitted(inputs),
         "formats": quantised_models(inputs / "model", work),
         "distances": distances(inputs),
     }

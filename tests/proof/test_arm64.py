@@ -1,4 +1,4 @@
-"""x86-64 and arm64 make the same bytes: every merge, every block type, every container."""
+"""x86-64 and arm64 make the same bytes: every merge, every block type, GPTQ, every container."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [
 
 
 def make_inputs(folder: Path) -> Path:
-    """Models of three types (one with extra rows), an adapter, block values, a Llama to quantise.
+    """Models of three types (one with extra rows), an adapter, what is quantised, a whole Llama.
 
     Made once, here: the random numbers themselves may differ between machines.
     """
@@ -56,6 +56,10 @@ def make_inputs(folder: Path) -> Path:
     ties = np.sign(normal[: 256 * 4]) * np.float32(0.125)
     wide = normal[: 256 * 4] * np.repeat(np.float32([1e-4, 1e-3, 1, 1e3]), 256)
     np.save(folder / "values.npy", np.concatenate([normal, constant, ties, wide]).astype("<f4"))
+    mixed = random.standard_normal((512, 256)) @ random.standard_normal((256, 256))
+    mixed *= random.lognormal(sigma=1.0, size=256)
+    np.save(folder / "hessian.npy", mixed.T @ mixed / len(mixed))
+    np.save(folder / "weight.npy", random.standard_normal((24, 256)).astype("<f4"))
     shutil.copytree(ROOT / "embedded/sources/sorting", folder / "model")
     return folder
 
@@ -67,6 +71,14 @@ def run(command: list[str], inputs: Path, work: Path, variables: dict[str, str])
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_kernel_equals_its_formula_here(tmp_path: Path) -> None:
+    own = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    found = run([sys.executable], make_inputs(tmp_path / "inputs"), tmp_path / "work", own)
+    assert set(found["digests"]) == {
+        *("merges", "formulas", "blocks", "GPTQ", "formats", "distances")
+    }
 
 
 def test_arm64_makes_the_bytes_of_x86_64(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from remerge.quantize.gptq.packing import group_scales, pack, unpack
 from remerge.quantize.gptq.solver import DAMPING, GROUP, solve
 from remerge.quantize.gptq.weights import open_weights as gptq_weights
 from remerge.tensors.checkpoint import read_config
+from tests.quantize.reference import gptq
 
 NAMES = ("gptq_4bit_128g", "gptq_4bit_128g_actorder")
 
@@ -36,30 +37,13 @@ def problem(columns: int = 256, rows: int = 24) -> tuple[np.ndarray, np.ndarray,
     return weight.astype(np.float64), inputs.T @ inputs / len(inputs), scales
 
 
-def slow_solution(
-    weight: np.ndarray, hessian: np.ndarray, scales: np.ndarray, order: np.ndarray
-) -> np.ndarray:
-    """GPTQ as the paper tells it: invert, factor, round column by column."""
-    moment = hessian + DAMPING * hessian.diagonal().mean() * np.eye(len(hessian))
-    inverse = np.linalg.inv(moment[np.ix_(order, order)])
-    upper = np.linalg.cholesky(inverse).T
-    work, codes = weight[:, order].copy(), np.zeros(weight.shape, np.int8)
-    for j, column in enumerate(order):
-        scale = scales[:, column // GROUP]
-        code = np.clip(np.round(work[:, j] / scale), -8, 7)
-        codes[:, column] = code
-        error = (work[:, j] - code * scale) / upper[j, j]
-        work[:, j:] -= np.outer(error, upper[j, j:])
-    return codes
-
-
 @pytest.mark.parametrize("by_activation", [False, True])
 def test_the_solver_finds_what_the_slow_reference_finds(by_activation: bool) -> None:
     weight, hessian, scales = problem()
     order = np.argsort(-hessian.diagonal(), kind="stable") if by_activation else np.arange(256)
     with ThreadPoolExecutor(2) as pool:
         codes = solve(weight, hessian, scales, by_activation=by_activation, pool=pool)
-    assert np.array_equal(codes, slow_solution(weight, hessian, scales, order))
+    assert np.array_equal(codes, gptq(weight, hessian, scales, order))
 
 
 def test_noise_of_a_thousand_roundings_moves_no_code() -> None:
