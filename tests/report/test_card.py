@@ -16,8 +16,7 @@ from remerge.report.card import card, metadata
 from remerge.report.origins import shown
 from remerge.report.page import page
 from stages.compose import composed
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.sources.unpinned import unpinned_conf
 
 
 @pytest.fixture(autouse=True)
@@ -99,9 +98,10 @@ def test_cards_are_pure(small_build: Build) -> None:
 
 @pytest.mark.parametrize("overrides", [[], ["gradient=inverted"]])
 def test_the_recipe_of_stheno_is_told_with_its_gaps(
-    small_build: Build, overrides: list[str]
+    small_build: Build, overrides: list[str], tmp_path: Path
 ) -> None:
-    params = yaml.safe_load(composed(["recipe=stheno_l2_13b", *overrides], ROOT / "conf"))
+    conf = unpinned_conf(tmp_path)
+    params = yaml.safe_load(composed(["recipe=stheno_l2_13b", *overrides], conf))
     sections = {key: params[key] for key in ("recipe", "ties", "gradient")}
     build = replace(small_build, **sections, scored=())
     text = card(build)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from remerge.cli import main
 from remerge.disk import free_bytes, require_space
@@ -22,6 +22,7 @@ from remerge.sources.pinned import Source
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.sources.conftest import HURRY, Pinned
 from tests.sources.hub_server import HubServer
+from tests.sources.unpinned import unpinned_conf
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,8 +34,10 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_recipe_of_2023_is_planned_and_names_its_three_unknown_sources(
-    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    unpinned_conf(tmp_path)
+    monkeypatch.chdir(tmp_path)
     assert main(["plan", "stheno_l2_13b", "quantize=none"]) == 1
     out, err = capfd.readouterr()
     assert "fetch          legerdemain          52.06 GB" in out
@@ -121,7 +124,12 @@ def test_a_merge_that_the_disk_cannot_hold_does_not_start(tmp_path: Path) -> Non
     huge_model(tmp_path / "a")
     model = open_checkpoint(tmp_path / "a")
     plan = plan_gradient(
-        model, model, Gradient((0.0, 1.0)), dtype="F16", shard_bytes=10**12, label="gradient"
+        model,
+        replace(model, label="b"),
+        Gradient((0.0, 1.0)),
+        dtype="F16",
+        shard_bytes=10**12,
+        label="gradient",
     )
     with pytest.raises(ToolError, match="gradient needs"):
         build(plan, tmp_path / "out", companions={}, scratch=tmp_path / "scratch", threads=1)
@@ -144,17 +152,3 @@ def test_a_source_that_the_disk_cannot_hold_is_not_downloaded(
         open_files(huge, root=tmp_path, scratch=tmp_path / "s", delivery=HURRY) as files,
     ):
         take_in_model(files, tmp_path / "out", scratch=tmp_path / "s", shard_bytes=10**9, threads=1)
-
-
-def test_the_recipe_lists_no_stray_and_corrects_the_base(hub: HubServer) -> None:
-    text = (ROOT / "conf" / "recipe" / "stheno_l2_13b_sources.yaml").read_text()
-    sources = yaml.safe_load(text)["sources"]
-    assert sources["base"]["config"] == {"max_position_embeddings": 4096}
-    revisions = {name: entry["revision"] for name, entry in sources.items()}
-    assert [name for name, revision in revisions.items() if revision is None] == [
-        "airoboros",
-        "kimiko",
-        "limarp",
-    ]
-    patterns = sources["legerdemain"]["select"]
-    assert not [p for p in patterns if p.endswith(".safetensors")]
