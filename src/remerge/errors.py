@@ -7,17 +7,40 @@ read a traceback to learn that a file is damaged.
 
 from __future__ import annotations
 
+import os
+import re
+
+#: User and password of an address, with or without its scheme; tokens of the Hugging Face Hub.
+_SECRETS = re.compile(
+    r"""(?<=//)[^\s/@'"]{1,512}(?=@)|[^\s/@:'"(]{0,128}:[^\s/@'"]{1,512}(?=@)|hf_[A-Za-z0-9]{16,}"""
+)
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+#: Beyond what is shown, so far that what is cut there cannot be the begin of a secret that is.
+_BEYOND = 2048
+
+
+def without_secrets(text: str) -> str:
+    """`text` without passwords of addresses, tokens, and the token of this environment."""
+    for variable in _TOKENS:
+        token = os.environ.get(variable, "").strip()
+        if len(token) >= 8:
+            text = text.replace(token, "…")
+    return _SECRETS.sub("…", text)
+
 
 def printable(text: object, limit: int = 200) -> str:
-    """`text` with control characters escaped and its length bounded, safe to show on a terminal.
+    """`text` without secrets, control characters escaped, its length bounded: safe on a terminal.
 
     Names of files, tensors and tokens come from strangers: a raw escape sequence in one of them
-    could rewrite what the user reads.
+    could rewrite what the user reads. What the user typed may hold a password, and what he reads
+    he may show to others.
     """
+    whole = str(text)
     shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in without_secrets(whole[: limit + _BEYOND])
     )
-    return shown if len(shown) <= limit else f"{shown[:limit]}… ({len(shown)} characters)"
+    return shown if len(shown) <= limit else f"{shown[:limit]}… ({len(whole)} characters)"
 
 
 class RemergeError(Exception):

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from remerge.errors import RecipeError
+from remerge.errors import RecipeError, RemergeError, printable
+from remerge.sources.pinned import parse_sources
+from remerge.tensors.checkpoint import open_checkpoint
 from stages.compose import composed
 from stages.params import check_params, read_params
 from tests.faults.made import contents, family, left_behind, merge
@@ -215,7 +217,8 @@ SECRET = "hf_ThisIsATokenThatNobodyMaySee"
 @fault(
     40,
     "a token in the environment, a user and password in an address",
-    sees="the host alone: `error: … http://HOST cannot be reached for …; check HF_ENDPOINT`",
+    sees="`…` in their place: `error: … http://HOST cannot be reached for …; check HF_ENDPOINT`, "
+    "`execution.address is '…@HOST:PORT'`",
     then="the same",
 )
 def test_a_secret_stands_in_no_message_manifest_or_lock(tmp_path: Path) -> None:
@@ -261,3 +264,67 @@ def test_the_committed_lock_and_params_hold_nothing_secret() -> None:
         path = SRC.parent / name
         if path.exists():
             assert "hf_" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        f"https://user:{SECRET}@host/some/one",
+        f"https://{SECRET}@host/some/one",
+        f"https://user:not-a-token@host/some/one/{SECRET}",
+        "u:not-a-token@host:1",
+        f"a/{SECRET}",
+        f"{'x' * 75}{SECRET}",
+        "the token of the environment, other-hub-token",
+    ],
+)
+def test_what_a_user_typed_is_shown_without_its_secrets(
+    typed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In every place of the parameters that an error shows."""
+    from remerge.cluster.connection import connected
+    from remerge.cluster.settings import Execution
+
+    monkeypatch.setenv("HF_TOKEN", "other-hub-token")
+    seen = []
+    for path in (
+        ("execution", "address"), ("recipe", "base"), ("recipe", "dtype"), ("ties", "elect"),
+        ("recipe", "sources", "base", "out"), ("recipe", "sources", "base", "repo"),
+        ("recipe", "sources", "base", "path"), ("recipe", "sources", typed),
+        ("recipe", "parts", "p1", "d1", "path"), ("recipe", "sources", "base", "files"), (typed,),
+    ):  # fmt: skip
+        wrong = params()
+        holder = wrong
+        for key in path[:-1]:
+            holder = holder[key]
+        holder[path[-1]] = typed
+        with pytest.raises(RemergeError) as caught:
+            read(wrong, tmp_path)
+        seen.append(str(caught.value))
+    for action in (
+        lambda: composed([f"execution.address={typed}"], CONF),
+        lambda: composed([f"recipe={typed}"], CONF),
+        lambda: connected(None, Execution(address=f"{typed}:1")).__enter__(),
+    ):
+        with pytest.raises(RemergeError) as caught:
+            action()
+        seen.append(str(caught.value))
+    for line in seen:
+        assert "hf_" not in line and "not-a-token" not in line, line
+        assert "other-hub-token" not in line, line
+
+
+def read(wrong: dict[str, Any], folder: Path) -> None:
+    """What a stage does with parameters until it has opened a source."""
+    check_params(wrong)
+    sources = parse_sources(wrong["recipe"])
+    open_checkpoint(folder / sources["base"].path)
+
+
+def test_what_is_no_secret_is_shown_as_it_is() -> None:
+    for text in (
+        "some/one@4d963ea0", "http://host:80/a", "node one (10.0.0.1): a line", "hf_transfer",
+        "sources/base.yaml: line 3", "e-mail@host",
+    ):  # fmt: skip
+        assert printable(text) == text
+    assert len(printable("a:" * 1_000_000)) < 300

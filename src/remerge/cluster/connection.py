@@ -86,7 +86,7 @@ def _require_listener(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ToolError(
             f"execution.address {address}: nothing listens there ({error}); "
             "start the head with `ray start --head`"
