@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from remerge.errors import CheckpointError, RecipeError
+from remerge.errors import CheckpointError, RecipeError, ToolError
 from remerge.merge.donors import mapping_folder, open_donor
 from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
 from remerge.merge.vocabulary import map_vocabulary
@@ -196,3 +196,16 @@ def test_unigram_vocabularies_and_added_tokens_are_numbered_by_their_place(tmp_p
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<pad>": 1, "<new>": 8}))
     assert token_ids(tmp_path) == {"<unk>": 0, "a": 1, "<pad>": 7, "<new>": 8}
+
+
+def test_a_scratch_that_cannot_be_written_or_is_full_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = model(tmp_path / "base", ["a", "bb"], torch.float16)
+    donor = model(tmp_path / "donor", ["bb", "a"], torch.float16)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ToolError, match=r"donor: mapping its vocabulary: .*file/scratch"):
+        map_vocabulary(donor, base, tmp_path / "file" / "scratch")
+    monkeypatch.setattr("remerge.disk.free_bytes", lambda folder: 10)
+    with pytest.raises(ToolError, match=r"donor: mapping its vocabulary needs"):
+        map_vocabulary(donor, base, tmp_path / "scratch")

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from remerge.atomic import open_atomic
+from remerge.disk import disk_errors, require_space
 from remerge.errors import CheckpointError, printable
 from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
+from remerge.tensors.dtypes import ITEM_SIZE
 from remerge.tensors.fitting import TOKEN_TENSORS, Note, fit_tokens
 from remerge.tensors.safetensors import TensorInfo, read_header
 from remerge.tensors.tokenizer import has_tokenizer, token_ids, tokenizer_files
@@ -56,32 +59,42 @@ def map_vocabulary(donor: Checkpoint, base: Checkpoint, scratch: Path) -> Mapped
     mapped tensors lie in a new folder in `scratch`.
     """
     theirs, ours = token_ids(donor.folder), token_ids(base.folder)
+    what = f"{donor.label}: mapping its vocabulary"
+    names = [n for n in base.tensors if n.endswith(TOKEN_TENSORS) and n in donor.tensors]
+    require_space(scratch, sum(base.tensors[n].size for n in names) * ITEM_SIZE["F32"], what)
     tensors, digest = dict(donor.tensors), hashlib.sha256()
     notes: list[Note] = []
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    for name, wanted in base.tensors.items():
-        if not name.endswith(TOKEN_TENSORS) or name not in tensors:
-            continue
-        info = tensors[name]
-        if len(info.shape) != 2 or info.shape[1:] != wanted.shape[1:]:
-            raise CheckpointError(
-                f"{donor.label}: tensor {printable(name)!r} has shape {list(info.shape)}, "
-                f"{base.label} has {list(wanted.shape)}"
-            )
-        source = np.full(wanted.shape[0], -1, "<i8")
-        for text, number in ours.items():
-            row = theirs.get(text, -1)
-            if number < wanted.shape[0] and 0 <= row < info.shape[0]:
-                source[number] = row
-        # A tensor's name is a stranger's and no file's.
-        tensors[name] = _write(folder, str(len(notes)), info, wanted, source)
-        digest.update(hashlib.sha256(name.encode()).digest() + source.tobytes())
-        kept = int(np.count_nonzero(source >= 0))
-        moved = int(np.count_nonzero((source >= 0) & (source != np.arange(source.size))))
-        text = f"rows mapped by token: {kept} of {info.shape[0]} used, {moved} moved"
-        notes.append(Note(donor.label, name, f"{text}, {source.size - kept} are the base's"))
+    with disk_errors(what, scratch):
+        scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        for name in names:
+            info, wanted = tensors[name], base.tensors[name]
+            if len(info.shape) != 2 or info.shape[1:] != wanted.shape[1:]:
+                raise CheckpointError(
+                    f"{donor.label}: tensor {printable(name)!r} has shape {list(info.shape)}, "
+                    f"{base.label} has {list(wanted.shape)}"
+                )
+            source = _sources(theirs, ours, info.shape[0], wanted.shape[0])
+            # A tensor's name is a stranger's and no file's.
+            tensors[name] = _write(folder, str(len(notes)), info, wanted, source)
+            digest.update(hashlib.sha256(name.encode()).digest() + source.tobytes())
+            kept = int(np.count_nonzero(source >= 0))
+            moved = int(np.count_nonzero((source >= 0) & (source != np.arange(source.size))))
+            text = f"rows mapped by token: {kept} of {info.shape[0]} used, {moved} moved"
+            notes.append(Note(donor.label, name, f"{text}, {source.size - kept} are the base's"))
     return Mapped(replace(donor, tensors=tensors), tuple(notes), digest.hexdigest())
+
+
+def _sources(
+    theirs: Mapping[str, int], ours: Mapping[str, int], rows: int, wanted: int
+) -> np.ndarray:
+    """For each of the base's `wanted` rows the donor's row, of `rows`, or -1: int64 [wanted]."""
+    source = np.full(wanted, -1, "<i8")
+    for text, number in ours.items():
+        row = theirs.get(text, -1)
+        if number < wanted and 0 <= row < rows:
+            source[number] = row
+    return source
 
 
 def _write(
