@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from remerge.errors import ToolError
+from remerge.errors import CheckpointError, ToolError
 from remerge.shards.order import in_state_dict_order, state_dict_order
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.proof.models import CONFIG, llama, save
@@ -76,3 +76,16 @@ def test_without_a_config_the_order_is_the_files_and_not_known(tmp_path: Path) -
         model = open_checkpoint(folder)
         assert in_state_dict_order(model, tmp_path / "orders") == (model, False)
         (folder / "config.json").write_text("{}")
+
+
+def test_a_place_for_orders_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert state_dict_order(CONFIG, JUMBLED, tmp_path / "file" / "orders") == (NAMES, True)
+
+
+def test_a_config_of_another_model_is_named_with_its_folder(tmp_path: Path) -> None:
+    model = open_checkpoint(save(tmp_path / "m", llama(0)))
+    config = model.folder / "config.json"
+    config.write_text(json.dumps(CONFIG | {"num_hidden_layers": 10**9}))
+    with pytest.raises(CheckpointError, match=rf"^{config}: num_hidden_layers is 1000000000"):
+        in_state_dict_order(model, tmp_path / "orders")

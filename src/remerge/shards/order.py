@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -61,7 +62,10 @@ def in_state_dict_order(model: Checkpoint, cache: Path) -> tuple[Checkpoint, boo
     if not isinstance(config.get("model_type"), str):
         return model, False
     weights = [name for name in model.tensors if not is_buffer(name)]
-    names, known = state_dict_order(config, weights, cache)
+    try:
+        names, known = state_dict_order(config, weights, cache)
+    except CheckpointError as error:
+        raise CheckpointError(f"{model.folder}/{error}") from None
     if not known:
         return model, False
     buffers = [name for name in model.tensors if is_buffer(name)]
@@ -92,7 +96,8 @@ def _cached(config: dict[str, Any], cache: Path) -> list[str]:
         return kept
     names = _names_by_transformers(config)
     if names:  # what is not known today may be known to a complete installation
-        write_json(path, names)
+        with suppress(OSError):  # only time is lost
+            write_json(path, names)
     return names
 
 
