@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+from remerge.evaluate.offline import SWITCHES
+
 # A deadline for each example would make a busy machine look like a defect.
 settings.register_profile("remerge", deadline=None)
 settings.load_profile("remerge")
@@ -12,6 +14,7 @@ settings.load_profile("remerge")
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scoring a model takes its whole process offline, and tests share a process."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    """Whether a test may ask a hub is not for the shell to decide that the tests are run from."""
+    for switch in SWITCHES:
+        monkeypatch.delenv(switch, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from remerge.errors import CheckpointError, ToolError
+from remerge.evaluate.offline import offline
 from remerge.evaluate.runtimes import (
     in_a_line,
     legacy_tokens,
@@ -95,8 +96,8 @@ def _magic(path: Path) -> bytes:
 class Transformers:
     """A folder of safetensors, computed in float32 on the processor."""
 
+    @offline()
     def __init__(self, folder: Path, threads: int) -> None:
-        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
         import torch
         import transformers
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from remerge.atomic import write_json, write_text
 from remerge.errors import CheckpointError, RecipeError
-from remerge.evaluate.offline import stay_offline
+from remerge.evaluate.offline import offline
 from remerge.evaluate.results import suite_as_json, summarise
 from remerge.evaluate.suite import Suite, with_settings
 
@@ -61,6 +61,7 @@ def score(
     return results[model.name]
 
 
+@offline()
 def score_many(
     models: Sequence[Model],
     suite: Suite,
@@ -93,7 +94,6 @@ def score_many(
     for model in models:
         if not model.folder.is_dir():
             raise CheckpointError(f"{model.folder}: no such folder; build this model first")
-    stay_offline()
     from remerge.evaluate.run import Run
 
     tasks = _all_tasks(suite)
