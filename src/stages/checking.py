@@ -114,8 +114,8 @@ def _check_items(params: Mapping[str, Any]) -> None:
 
 def _check_report(params: Mapping[str, Any]) -> None:
     made = {*_outs(params).values(), UNUSED}
-    for group, places in params["report"].items():
-        for place, folder in places.items():
+    for group in ("scores", "formats"):
+        for place, folder in params["report"][group].items():
             if folder not in made:
                 raise RecipeError(
                     f"report.{group}.{place} is {shown(folder)}, which no item of quantize_eval "

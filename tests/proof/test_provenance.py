@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from google.protobuf.json_format import ParseDict
@@ -156,7 +157,7 @@ def test_the_statement_names_every_file_and_every_source(texts: dict[str, str], 
     for entry in dependencies:
         assert re.match(r"[a-z][a-z0-9+.-]*:", entry.get("uri", "urn:")), entry
     deciding = {
-        *("dvc.yaml", "requirements/run.txt", "requirements/torch.txt"),
+        *("requirements/run.txt", "requirements/torch.txt"),
         *("requirements/torch-cpu.txt", "src/remerge/merge/ties.py", "src/stages/quantize.py"),
         *("embedded/calibration.txt", "embedded/evaluation/dates.jsonl"),
     }
@@ -237,8 +238,25 @@ def test_they_are_the_same_elsewhere_later_and_in_another_process(
     assert {name: (out / name).read_text() for name in texts} == texts
 
 
+def test_the_report_is_made_again_when_anything_it_states_changes() -> None:
+    """DVC must know every file that `report/provenance.json` gives the digest of."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
+
+    def resolved(text: str) -> str:
+        value: Any = params
+        for key in text.removeprefix("${").removesuffix("}").split("."):
+            value = value[key]
+        return value
+
+    deps = {Path(resolved(dep) if dep.startswith("$") else dep) for dep in stage["deps"]}
+    for name in read_materials(ROOT, params):
+        assert deps & {Path(name), *Path(name).parents}, name
+    assert {"recipe", "ties", "gradient", "quantize", "eval"} <= set(stage["params"])
+
+
 def test_data_that_is_a_source_is_known_by_its_pins(tmp_path: Path) -> None:
-    for name in ("src/a.py", "dvc.yaml", "datasets/arc/test.jsonl", "datasets/own.jsonl"):
+    for name in ("src/a.py", "datasets/arc/test.jsonl", "datasets/own.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
@@ -247,10 +265,10 @@ def test_data_that_is_a_source_is_known_by_its_pins(tmp_path: Path) -> None:
         "quantize_eval": {"score": {"kind": "evaluate", "data": "datasets"}},
     }
     named = set(read_materials(tmp_path, params))
-    assert {"src/a.py", "dvc.yaml", "datasets/own.jsonl", "requirements/run.txt"} <= named
+    assert {"src/a.py", "datasets/own.jsonl", "requirements/run.txt"} <= named
     assert "datasets/arc/test.jsonl" not in named
-    (tmp_path / "dvc.yaml").unlink()
-    with pytest.raises(CheckpointError, match=r"dvc\.yaml"):
+    (tmp_path / "requirements/torch.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"torch\.txt"):
         read_materials(tmp_path, params)
 
 

@@ -113,20 +113,15 @@ def digest_files(folder: Path, threads: int | None = None) -> dict[str, str]:
     return {str(p.relative_to(folder)): d for p, d in zip(paths, digests, strict=True)}
 
 
-#: What is installed, and how the stages are run.
-_SETTINGS = (
-    "requirements/run.txt",
-    "requirements/torch.txt",
-    "requirements/torch-cpu.txt",
-    "dvc.yaml",
-)
+#: What is installed. `dvc.yaml`, on which DVC lets no stage depend, is left to the commit.
+_LOCKS = ("requirements/run.txt", "requirements/torch.txt", "requirements/torch-cpu.txt")
 
 
 def read_materials(root: Path | str, params: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 by path of what decides an artefact besides parameters and sources.
 
-    All code, the locks of packages, the pipeline, and what `quantize_eval` reads besides models:
-    calibration texts and evaluation data, unless they are sources, which have pins of their own.
+    All code, the locks of packages, and what `quantize_eval` reads besides models: calibration
+    texts and evaluation data, unless they are sources, which have pins of their own.
     CheckpointError for a file that is not there.
     """
     root = Path(root)
@@ -137,7 +132,7 @@ def read_materials(root: Path | str, params: Mapping[str, Any]) -> dict[str, str
         for key in ("data", "text")
         if entry.get(key)
     }
-    paths = {Path(name) for name in _SETTINGS}
+    paths = {Path(name) for name in _LOCKS}
     paths |= {path.relative_to(root) for path in (root / "src").rglob("*.py")}
     for name in read:
         inside = [path.relative_to(root) for path in (root / name).rglob("*") if path.is_file()]
@@ -146,10 +141,3 @@ def read_materials(root: Path | str, params: Mapping[str, Any]) -> dict[str, str
     ordered = sorted(paths)
     digests = sha256_of_ranges([whole(root / path) for path in ordered], 1)
     return {path.as_posix(): digest for path, digest in zip(ordered, digests, strict=True)}
-
-
-def digest_materials(root: Path | str, paths: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of files under `root` by their path: the code of the stages, the lock."""
-    ordered = sorted(set(paths))
-    digests = sha256_of_ranges([whole(Path(root) / path) for path in ordered], 1)
-    return dict(zip(ordered, digests, strict=True))
