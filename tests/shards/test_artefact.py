@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from remerge.errors import ToolError
+from remerge.errors import CheckpointError, ToolError
 from remerge.shards import artefact
 from remerge.shards.artefact import build, companions_of
+from remerge.shards.layout import OutputTensor, plan_shards
 from tests.faults.made import contents, family, left_behind, ties_plan
+
+WIDE = (OutputTensor("lm_head.weight", "F64", (2,)),)
 
 
 @pytest.fixture
@@ -59,6 +63,31 @@ def test_a_place_that_cannot_be_written_is_one_line_and_keeps_the_shards(tmp_pat
     assert len(kept) == len(plan.shards)
     build(plan, tmp_path / "out", companions={}, scratch=scratch, threads=1)
     assert {p.name: p.stat().st_ino for p in (tmp_path / "out").glob("*.safetensors")} == kept
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_settings_that_are_no_json_are_told_before_the_work(tmp_path: Path, name: str) -> None:
+    base, donors = family(tmp_path)
+    (base / name).write_text('{"temperature": NaN}')
+    with pytest.raises(CheckpointError, match=rf"{name}: .*NaN"):
+        build(
+            ties_plan(base, donors),
+            tmp_path / "out",
+            companions=companions_of(base),
+            scratch=tmp_path / "scratch",
+            threads=1,
+        )
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_weights_that_no_config_can_name_are_told_before_the_work(tmp_path: Path) -> None:
+    base, donors = family(tmp_path)
+    plan = ties_plan(base, donors)
+    for tensors, says in (((), "there are no weights"), (WIDE, "weights are F64; expected one of")):
+        odd = replace(plan, shards=plan_shards(tensors, 10**9))
+        with pytest.raises(CheckpointError, match=says):
+            build(odd, tmp_path / "out", companions={}, scratch=tmp_path / "s", threads=1)
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_link_that_fails_for_another_reason_is_told(

@@ -41,6 +41,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+_SETTINGS_FILES = ("generation_config.json", "adapter_config.json")
 #: A file cannot have two names here: other disks, no such thing, forbidden, or too many already.
 _NO_LINKS = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EMLINK)
 _CONFIG_NOISE = (
@@ -118,6 +119,10 @@ def build(
     out, work = Path(out), Path(scratch) / resume_key(plan)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists; remove it or choose another place")
+    for name in ("config.json", *_SETTINGS_FILES):
+        if name in companions:  # refused before the work, not after it
+            read_json(companions[name])
+    dtype = _torch_dtype(plan)
     missing = [s for s in plan.shards if not record_path(work / s.file).exists()]
     require_spaces(_needs(plan.shards, missing, work, out), plan.label)
     records = make_shards(plan, work, threads)
@@ -130,8 +135,7 @@ def build(
                 _link_or_copy(work / shard.file, staging / shard.file)
             if len(plan.shards) > 1:
                 write_json(staging / INDEX_NAME, index_of(plan.shards))
-            dtype = plan.shards[0].tensors[0].dtype
-            write_companions(companions, staging, to_torch_name(dtype), config_changes or {})
+            _write_companions(companions, staging, dtype, config_changes or {})
             manifest = _manifest(plan, records, staging)
             write_json(staging / "manifest.json", manifest)
             publish_folder(staging, out)
@@ -139,6 +143,14 @@ def build(
         shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(work, ignore_errors=True)
     return manifest
+
+
+def _torch_dtype(plan: Plan) -> str:
+    """What config.json calls the type of the weights, which is that of the first."""
+    first = next((tensor for shard in plan.shards for tensor in shard.tensors), None)
+    if first is None:
+        raise CheckpointError(f"{plan.label}: there are no weights")
+    return to_torch_name(first.dtype)
 
 
 def _needs(
@@ -184,7 +196,7 @@ def companions_of(folder: Path | str) -> dict[str, Path]:
     return {path.name: path for path in sorted(Path(folder).iterdir()) if path.is_file()}
 
 
-def write_companions(
+def _write_companions(
     files: Mapping[str, Path], folder: Path, torch_dtype: str, changes: Mapping[str, Any]
 ) -> None:
     """Config in canonical form, and tokenizer files byte for byte, from `files` into `folder`."""
@@ -193,7 +205,7 @@ def write_companions(
         for key in _CONFIG_NOISE:
             config.pop(key, None)
         write_json(folder / "config.json", config | {"dtype": torch_dtype, **changes})
-    for name in ("generation_config.json", "adapter_config.json"):
+    for name in _SETTINGS_FILES:
         if name in files:
             settings = read_json(files[name])
             settings.pop("transformers_version", None)

@@ -6,7 +6,7 @@ Names are those of the safetensors format (`F16`, `BF16`, …); recipes use the 
 
 from __future__ import annotations
 
-from remerge.errors import RecipeError
+from remerge.errors import CheckpointError, RecipeError
 
 #: Bytes an element, for every type this library knows the size of.
 ITEM_SIZE: dict[str, int] = {
@@ -41,5 +41,8 @@ def from_torch_name(name: str) -> str:
 
 
 def to_torch_name(dtype: str) -> str:
-    """`F16` → `float16`."""
-    return {short: long for long, short in _TORCH_NAMES.items()}[dtype]
+    """`F16` → `float16`; CheckpointError for a type that no model is loaded as."""
+    names = {short: long for long, short in _TORCH_NAMES.items()}
+    if dtype not in names:
+        raise CheckpointError(f"weights are {dtype}; expected one of {', '.join(names)}")
+    return names[dtype]
