@@ -52,7 +52,7 @@ def disk_errors(what: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            remedy = "make room and run it again: what has come is kept"
+            remedy = "make room and run it again"
         elif error.errno in _FORBIDDEN:
             remedy = "see to its permissions"
         else:

@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from remerge.disk import require_space
 from remerge.errors import CheckpointError, NumericError, printable
 from remerge.kernels.blocks import narrow, widen
 from remerge.kernels.halves import BF16, F16, F32
@@ -133,9 +135,12 @@ def write_tensors(
 ) -> None:
     """Append all tensors, each behind its `header` if it has one, data at aligned places.
 
-    NumericError for NaN or Inf, CheckpointError for rows that `BlockType.width` does not divide.
+    NumericError for NaN or Inf, CheckpointError for rows that `BlockType.width` does not divide,
+    ToolError before anything is computed if the disk does not hold them.
     """
     rows = list(plan)
+    written = sum(kind.size(tensor.info.size) for tensor, kind in rows)
+    require_space(Path(file.name).parent, written, label)
     total = sum(tensor.info.nbytes for tensor, _ in rows)
     with ThreadPoolExecutor(threads) as pool, track(total, label) as bar:
         for tensor, kind in rows:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remerge.disk import disk_errors
 from remerge.errors import RecipeError
 from remerge.quantize.core.format import CONTAINERS, Format, one_of
 from remerge.quantize.core.request import Request
@@ -35,7 +36,8 @@ def quantize(
     `prompt` its chat template (``own``: the model's, if it has one; ``alpaca``; ``raw``: none),
     where the format has a place for them. RecipeError for a format that does not exist, a missing
     text or an unknown prompt; CheckpointError for a folder that is damaged, no Llama with a
-    SentencePiece tokenizer, or not what the format can hold; NumericError for NaN or Inf.
+    SentencePiece tokenizer, or not what the format can hold; NumericError for NaN or Inf;
+    ToolError for a disk that is too small.
     """
     from remerge.shards.threads import require_ieee_arithmetic, thread_count
 
@@ -58,5 +60,6 @@ def quantize(
         name,
         prompt,
     )
-    report: QuantReport = importlib.import_module(f"{room}.write").write(request)
+    with disk_errors(format_name, request.out):
+        report: QuantReport = importlib.import_module(f"{room}.write").write(request)
     return report

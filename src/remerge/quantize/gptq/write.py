@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from remerge.atomic import open_atomic, write_bytes, write_json, write_text
+from remerge.disk import require_space
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.progress import track
 from remerge.quantize.core.corpus import calibration_windows
@@ -110,6 +111,7 @@ def write(request: Request) -> QuantReport:
     fitting = Fitting(shape, tensors, by_activation, request.threads)
     outputs = [output for tensor in tensors for output in packed_tensors(tensor)]
     (shard,) = plan_shards(outputs, limit=max(1, sum(output.nbytes for output in outputs)))
+    require_space(out, shard.nbytes, label)
     sizes = {tensor.name: tensor.nbytes for tensor in shard.tensors}
     with fitting.pool, open_atomic(out / FILE_NAME) as file:
         file.write(shard.header)
