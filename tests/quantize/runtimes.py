@@ -1,54 +1,66 @@
-"""Run a quantized file in the program that people run it in.
+"""Run a quantized model in the program that people run it in, to compare what it computes.
 
->>> with closing(load_gguf(path)) as model:
+>>> with closing(load(folder)) as model:
 ...     model.continue_greedily([1, 306, 626], 8)
 
-Every runtime is an optional extra; ToolError says which one is missing. They compute in float32 or
-less, so what they return is of the class *same-platform* and belongs into tests, not into metrics
-(for those see `remerge.quantize.core.perplexity`).
+All compute in float32 or less, so what they return is of the class *same-platform* and belongs into
+tests, not into metrics.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from remerge.errors import ToolError
+from remerge.evaluate.runtimes import LlamaServer, open_ctransformers, open_llama_cpp
 from remerge.tensors.tokenizer import NORMAL
 
+CONTEXT = 512
+#: Which package has to be installed for a container.
+PACKAGES = {"gguf": "xllamacpp", "ggml": "ctransformers", "gptq": "compressed_tensors"}
 
-class Runtime(Protocol):
+
+class Runtime:
     """A loaded model. Prompts are token ids, the beginning-of-text token included."""
-
-    def continue_greedily(self, prompt: list[int], count: int) -> list[int]:
-        """The `count` most likely tokens one after the other; end-of-text is one as any other."""
 
     def log_probabilities(self, prompt: list[int]) -> np.ndarray:
         """Natural logarithms of the next token's probabilities: float64 [vocabulary]."""
+        raise NotImplementedError
+
+    def continue_greedily(self, prompt: list[int], count: int) -> list[int]:
+        """The `count` most likely tokens one after the other; end-of-text is one as any other."""
+        ids: list[int] = []
+        for _ in range(count):
+            ids.append(int(self.log_probabilities(prompt + ids).argmax()))
+        return ids
 
     def close(self) -> None:
         """Free the memory."""
 
 
-class LlamaCpp:
-    """A GGUF file in llama.cpp, through `xllamacpp`. Use `load_gguf`."""
+class LlamaCpp(Runtime):
+    """A GGUF file in llama.cpp. Use `load_gguf`."""
 
-    def __init__(self, server: Any, vocabulary: int, plain_token: int) -> None:
+    def __init__(self, server: LlamaServer, vocabulary: int, plain_token: int) -> None:
         self._server = server
         self._vocabulary = vocabulary
         self._plain_token = plain_token
 
-    def _next(self, prompt: list[int] | str, candidates: int) -> list[dict[str, Any]]:
-        """The most likely next tokens with their logarithmic probabilities, best first."""
-        answer = self._server.handle_completions(
+    def log_probabilities(self, prompt: list[int] | str) -> np.ndarray:
+        """See `Runtime`; a text is split into tokens by the file's own tokenizer."""
+        answer = self._server.complete(
             {
                 "prompt": prompt,
                 "n_predict": 1,
                 "temperature": 0,
-                "n_probs": candidates,
+                "n_probs": self._vocabulary,
                 # The server tells no probabilities for end-of-text or for half of a character. They
                 # come from the logits as they are, so what is drawn may be any plain token.
                 "logit_bias": [[self._plain_token, 1e9]],
@@ -59,42 +71,71 @@ class LlamaCpp:
         if "choices" not in answer:
             raise ToolError(f"llama.cpp: {answer.get('error', answer)}")
         (token,) = answer["choices"][0]["logprobs"]["content"]
-        return list(token["top_logprobs"])
-
-    def continue_greedily(self, prompt: list[int], count: int) -> list[int]:
-        """See `Runtime`."""
-        ids: list[int] = []
-        for _ in range(count):
-            ids.append(self._next(prompt + ids, 1)[0]["id"])
-        return ids
-
-    def log_probabilities(self, prompt: list[int] | str) -> np.ndarray:
-        """See `Runtime`; a text is split into tokens by the file's own tokenizer."""
         found = np.full(self._vocabulary, -np.inf)
-        for token in self._next(prompt, self._vocabulary):
-            found[token["id"]] = token["logprob"]
+        for entry in token["top_logprobs"]:
+            found[entry["id"]] = entry["logprob"]
         return found
 
     def chat(self, messages: list[dict[str, str]], count: int) -> str:
         """The answer to a conversation in the file's own chat template."""
-        answer = self._server.handle_chat_completions(
-            {"messages": messages, "max_tokens": count, "temperature": 0}
-        )
-        if "choices" not in answer:
-            raise ToolError(f"llama.cpp: {answer.get('error', answer)}")
+        request = {"messages": messages, "max_tokens": count, "temperature": 0}
+        answer = self._server.ask("POST", "/v1/chat/completions", request)
         return str(answer["choices"][0]["message"]["content"])
 
     def close(self) -> None:
         """See `Runtime`."""
-        self._server = None
+        self._server.close()
 
 
-def load_gguf(path: Path | str, *, threads: int = 1, context: int = 512) -> LlamaCpp:
-    """Load a GGUF file in llama.cpp; ToolError if it does not load."""
-    try:
-        import xllamacpp
-    except ImportError:
-        raise ToolError("llama.cpp is not installed: pip install 'remerge[runtimes]'") from None
+class CTransformers(Runtime):
+    """A legacy GGML file in `ctransformers`. Use `load_ggml`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def log_probabilities(self, prompt: list[int]) -> np.ndarray:
+        """See `Runtime`."""
+        with warnings.catch_warnings():
+            # Said to be for the high-level interface only, which has no logits.
+            warnings.simplefilter("ignore", UserWarning)
+            self.model.reset()
+        self.model.eval(prompt)
+        return normalised(np.array(self.model.logits, np.float64))
+
+    def close(self) -> None:
+        """See `Runtime`."""
+        self.model = None
+
+
+class Transformers(Runtime):
+    """A folder of safetensors, quantized or not, in transformers."""
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with redirect_stderr(io.StringIO()):  # what unpacks the weights draws bars
+            self._model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), local_files_only=True
+            ).eval()
+
+    def log_probabilities(self, prompt: list[int]) -> np.ndarray:
+        """See `Runtime`."""
+        import torch
+
+        with torch.no_grad(), redirect_stderr(io.StringIO()):
+            logits = self._model(torch.tensor([prompt])).logits[0, -1]
+        return normalised(logits.double().numpy())
+
+
+def normalised(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities of logits."""
+    shifted = logits - logits.max()
+    return np.asarray(shifted - np.log(np.exp(shifted).sum()))
+
+
+def load_gguf(path: Path) -> LlamaCpp:
+    """A GGUF file, on one thread, with a cache in float32: what is compared are the weights."""
     from gguf import GGUFReader
 
     fields = GGUFReader(path).fields
@@ -102,62 +143,20 @@ def load_gguf(path: Path | str, *, threads: int = 1, context: int = 512) -> Llam
     kinds = fields["tokenizer.ggml.token_type"].contents()
     pairs = enumerate(zip(tokens, kinds, strict=True))
     plain = next(token for token, (text, kind) in pairs if kind == NORMAL and text.isalnum())
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(path)
-    settings.n_ctx = context
-    settings.n_parallel = 1
-    settings.n_gpu_layers = 0
-    settings.warmup = False
-    settings.verbosity = -1
-    settings.cpuparams.n_threads = threads
-    settings.cpuparams_batch.n_threads = threads
-    # The cache in float32: what is compared are the weights.
-    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    try:
-        return LlamaCpp(xllamacpp.Server(settings), len(tokens), plain)
-    except (RuntimeError, ValueError) as error:
-        raise ToolError(f"{path}: llama.cpp does not load it ({error})") from None
+    server = open_llama_cpp(path, context=CONTEXT, threads=1, full_cache=True)
+    return LlamaCpp(server, len(tokens), plain)
 
 
-class CTransformers:
-    """A legacy GGML file in `ctransformers`. Use `load_ggml`."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def log_probabilities(self, prompt: list[int]) -> np.ndarray:
-        """See `Runtime`."""
-        with warnings.catch_warnings():
-            # Said to be for the high-level interface only, which has no logits.
-            warnings.simplefilter("ignore", UserWarning)
-            self._model.reset()
-        self._model.eval(prompt)
-        logits = np.array(self._model.logits, np.float64)
-        shifted = logits - logits.max()
-        return np.asarray(shifted - np.log(np.exp(shifted).sum()))
-
-    def continue_greedily(self, prompt: list[int], count: int) -> list[int]:
-        """See `Runtime`."""
-        ids: list[int] = []
-        for _ in range(count):
-            ids.append(int(self.log_probabilities(prompt + ids).argmax()))
-        return ids
-
-    def close(self) -> None:
-        """See `Runtime`."""
-        self._model = None
+def load_ggml(path: Path) -> CTransformers:
+    """A ggjt file, on one thread."""
+    return CTransformers(open_ctransformers(path, context=CONTEXT, threads=1))
 
 
-def load_ggml(path: Path | str, *, threads: int = 1, context: int = 512) -> CTransformers:
-    """Load a ggjt file in ctransformers' portable build; ToolError if it does not load."""
-    try:
-        from ctransformers import LLM
-        from ctransformers.llm import Config
-    except ImportError:
-        raise ToolError("ctransformers is not installed: pip install 'remerge[runtimes]'") from None
-    config = Config(context_length=context, threads=threads)
-    try:
-        model = LLM(str(path), model_type="llama", config=config, lib="basic")
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ToolError(f"{path}: ctransformers does not load it ({error})") from None
-    return CTransformers(model)
+def load(folder: Path) -> Runtime:
+    """What this library quantized into `folder`, in its runtime."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if manifest["container"] == "gguf":
+        return load_gguf(folder / manifest["file"])
+    if manifest["container"] == "ggml":
+        return load_ggml(folder / manifest["file"])
+    return Transformers(folder, "float32")

@@ -1,0 +1,104 @@
+"""Every format of a trained model, in the program that people run it in, answers as the model does.
+
+At some hundred positions of answers, with the right answer so far given: how often another token is
+the likeliest than in the unquantized model (greedy agreement), and how far the distribution is from
+its (Kullback-Leibler divergence, in nats).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from remerge.quantize import quantize
+from remerge.quantize.formats import FORMATS
+from tests.quantize.runtimes import PACKAGES, Transformers, load
+
+EMBEDDED = Path(__file__).parents[2] / "embedded"
+MODEL = EMBEDDED / "sources" / "sorting"
+#: Format → mean divergence and number of other choices, as measured.
+MEASURED = {
+    "gguf_f16": (0.0, 0),
+    "gguf_bf16": (0.0, 0),
+    "gguf_q8_0": (3.24e-05, 0),
+    "gguf_q4_0": (2.59e-03, 5),
+    "gguf_q5_0": (8.70e-04, 3),
+    "gguf_q4_k_m": (2.44e-03, 2),
+    "gguf_q5_k_m": (8.25e-04, 1),
+    "gguf_q6_k": (2.78e-04, 1),
+    "ggml_f16": (0.0, 0),
+    "ggml_q4_0": (3.21e-03, 3),
+    "ggml_q5_1": (5.63e-04, 1),
+    "ggml_q8_0": (3.94e-05, 0),
+    "gptq_4bit_128g": (2.44e-04, 0),
+    "gptq_4bit_128g_actorder": (1.93e-04, 0),
+}
+#: What a runtime's own arithmetic, in float32 or less, adds to a divergence.
+NOISE = 4e-6
+QUESTIONS = 3
+
+
+def positions() -> list[list[int]]:
+    """What stands before each token of each answer, for questions of every skill."""
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(MODEL / "tokenizer.model"))
+    found = []
+    for path in sorted((EMBEDDED / "evaluation").glob("*.jsonl")):
+        for line in path.read_text().splitlines()[:QUESTIONS]:
+            item = json.loads(line)
+            asked = tokenizer.encode(item["prompt"])
+            whole = tokenizer.encode(item["prompt"] + item["answer"])
+            assert whole[: len(asked)] == asked
+            found += [[1, *whole[:end]] for end in range(len(asked), len(whole) + 1)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def unquantized() -> np.ndarray:
+    """Log-probabilities of the model in float64: [positions, vocabulary]."""
+    model = Transformers(MODEL, "float64")
+    return np.stack([model.log_probabilities(prompt) for prompt in positions()])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("formats")
+
+    @cache
+    def make(name: str) -> Path:
+        quantize(MODEL, folder / name, name, calibration=EMBEDDED / "calibration.txt", threads=2)
+        return folder / name
+
+    return make
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_runs_and_stays_as_close_as_it_is_known_to(
+    unquantized: np.ndarray, made: Callable[[str], Path], name: str
+) -> None:
+    if importlib.util.find_spec(PACKAGES[FORMATS[name].container]) is None:
+        pytest.skip("the runtimes are an extra")
+    with closing(load(made(name))) as model:
+        found = np.stack([model.log_probabilities(prompt) for prompt in positions()])
+    divergence = float((np.exp(unquantized) * (unquantized - found)).sum(axis=1).mean())
+    others = int((found.argmax(axis=1) != unquantized.argmax(axis=1)).sum())
+    known, known_others = MEASURED[name]
+    assert known / 1.5 - NOISE <= divergence <= known * 1.5 + NOISE
+    assert others <= known_others * 1.5
+
+
+@pytest.mark.parametrize("name", ["gguf_f16", "gguf_bf16", "ggml_f16"])
+def test_sixteen_bits_continue_as_the_model_does(made: Callable[[str], Path], name: str) -> None:
+    if importlib.util.find_spec(PACKAGES[FORMATS[name].container]) is None:
+        pytest.skip("the runtimes are an extra")
+    original = Transformers(MODEL, "float64")
+    with closing(load(made(name))) as model:
+        for prompt in positions()[::20]:
+            assert model.continue_greedily(prompt, 6) == original.continue_greedily(prompt, 6)
