@@ -72,7 +72,7 @@ class Node:
 class Cluster:
     """A head and further nodes of one core each, at addresses 127.0.0.1, 127.0.0.2, …"""
 
-    def __init__(self, cpus: int = 1) -> None:
+    def __init__(self, cpus: int = 1, environment: dict[str, str] | None = None) -> None:
         # A short path: sockets of Ray lie under it, and a socket's path has 107 bytes.
         self.folder = tempfile.TemporaryDirectory(
             prefix="rr", dir="/tmp", ignore_cleanup_errors=True
@@ -80,6 +80,7 @@ class Cluster:
         self.port = free_port()
         self.nodes: list[Node] = []
         self.address = f"{HOST}:{self.port}"
+        self.environment = environment or {}
         self._start(cpus, ["--head", f"--port={self.port}", "--include-dashboard=false"], {})
 
     def add(self, cpus: int = 1, environment: dict[str, str] | None = None) -> Node:
@@ -98,7 +99,7 @@ class Cluster:
                 "--object-store-memory=80000000",
                 *([f"--temp-dir={self.folder.name}/ray"] if "--head" in arguments else []),
             ],
-            environment,
+            self.environment | environment,
             log,
         )
         self.nodes.append(node)

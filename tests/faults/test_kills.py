@@ -52,9 +52,9 @@ def forget(built: Built, out: str) -> None:
     """Make `dvc repro` run the stage of `out` again: neither its cache nor its history has it."""
     lock = json.loads(built.project.run("python", "-c", _LOCK_AS_JSON))
     digest = lock[out]
-    (built.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()
+    (built.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink(missing_ok=True)
     shutil.rmtree(built.folder / ".dvc/cache/runs", ignore_errors=True)
-    shutil.rmtree(built.folder / out)
+    shutil.rmtree(built.folder / out, ignore_errors=True)
 
 
 _LOCK_AS_JSON = """
