@@ -29,11 +29,11 @@ def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:
     settings = _settings(name, entry, params)
     model, out = Path(entry["reads"]), Path(entry["out"])
     written = {key: settings[key] for key in ("calibration", "name", "prompt") if key in settings}
+    texts = sorted(Path(settings["texts"]).glob("*.jsonl"))
+    if settings["measure"] and not texts:
+        raise RecipeError(f"quantize.texts: {settings['texts']} holds no .jsonl file")
     quantize(model, out, name, threads=thread_count(), **written)
     if settings["measure"]:
-        texts = sorted(Path(settings["texts"]).glob("*.jsonl"))
-        if not texts:
-            raise RecipeError(f"quantize.texts: {settings['texts']} holds no .jsonl file")
         manifest = out / "manifest.json"
         # Threads of a matrix product only hinder one another on models this small.
         with threadpool_limits(1):
@@ -48,4 +48,9 @@ def _settings(name: str, entry: dict[str, Any], params: dict[str, Any]) -> dict[
         found = found.get(key) if isinstance(found, dict) else None
     if not isinstance(found, dict):
         raise RecipeError(f"quantize_eval.{name}.section: {entry.get('section')} is no section")
+    if not isinstance(found.get("measure"), bool):
+        raise RecipeError(f"quantize.measure is {found.get('measure')!r}; expected true or false")
+    for key, value in found.items():
+        if key != "measure" and not isinstance(value, str):
+            raise RecipeError(f"quantize.{key} is {value!r}; expected a text")
     return found
