@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from remerge.cli import main
+from remerge.quantize import quantize
 from tests.evaluate.conftest import make_chain_model
 
 
@@ -57,6 +58,42 @@ def test_a_limit_is_printed_as_a_note(
     out = str(tmp_path / "scores")
     assert main(["score", str(model), "--params", str(params), "--out", out, "--limit", "1"]) == 0
     assert "note: scored on the first 1 items" in capsys.readouterr().out
+
+
+def test_what_the_pipeline_made_is_never_written_over(
+    model: Path,
+    params: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outs = [{"path": "scores/ten", "md5": "0"}]
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"quantize_eval@ten": {"outs": outs}}}))
+    arguments = ["score", str(model), "--params", str(params), "--limit", "1"]
+    assert main([*arguments, "--out", "scores"]) == 1
+    assert "is made by the stage quantize_eval@ten" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert not Path("scores").exists()
+    assert Path("scratch/scores/ten/scores.json").is_file()
+
+
+def test_a_file_is_a_model_and_says_what_ran_it(
+    model: Path, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("xllamacpp", reason="the runtimes are an extra")
+    quantize(model, tmp_path / "q8", "gguf_q8_0", threads=1)
+    out = tmp_path / "scores"
+    arguments = ["score", "--params", str(params), "--out", str(out)]
+    assert main([*arguments, str(tmp_path / "q8" / "model.gguf")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["q8", "0.5000", "0.5000"]
+    result = json.loads((out / "q8" / "scores.json").read_text())
+    assert (result["runtime"], result["class"]) == ("llama.cpp", "same-platform")
+    assert result["settings"]["dtype"] == "float32 or less"
+    versions = json.loads((out / "whole" / "q8" / "results.json").read_text())["versions"]
+    assert versions["xllamacpp"]
+    assert main([*arguments, str(params)]) == 1
+    assert "neither GGUF nor GGML" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from remerge.atomic import write_json
 from remerge.errors import CheckpointError, ToolError
 from remerge.evaluate import score, suite_from_params
 from tests.evaluate.leaderboard import leaderboard_on
@@ -98,6 +99,45 @@ def test_benchmarks_of_log_likelihoods_run_on_a_quant(
     assert found["gguf"] == pytest.approx(found["model"], rel=0.02)
 
 
+def test_a_prompt_longer_than_the_context_is_told(
+    make_chain: Callable[[list[str]], Path], tmp_path: Path
+) -> None:
+    model = make_chain(["?", "▁ten", "<0x0A>"])
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 256}))
+    quant = quantized(model, tmp_path / "q")
+    short = score(quant, skills(tmp_path, ["ten"]), tmp_path / "scores" / "short")
+    assert short["notes"] == []
+    suite = skills(tmp_path, ["ten"])
+    (tmp_path / "items.jsonl").write_text(
+        json.dumps({"prompt": f"{'what is ' * 200}0?", "answer": "ten"}) + "\n"
+    )
+    long = score(quant, suite, tmp_path / "scores" / "long")
+    assert long["scores"] == {"count": 1.0}
+    assert long["notes"] == [
+        "count: some prompts are longer than the model's context and lost their beginning"
+    ]
+
+
+def test_kept_answers_are_of_one_version_of_the_runtime(
+    gguf_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    from remerge.evaluate.run import Run
+
+    suite = skills(tmp_path, ["a"])
+    assert "xllamacpp" in Run("q", gguf_folder, suite, None).versions
+    assert "xllamacpp" not in Run("m", model_folder, suite, None).versions
+
+
+def test_the_logarithm_of_nothing_can_be_kept(tmp_path: Path) -> None:
+    from remerge.evaluate.run import finite
+
+    record = {"samples": [{"resps": [[float("-inf"), True], [-1.5, False]]}]}
+    write_json(tmp_path / "record.json", finite(record))
+    kept = json.loads((tmp_path / "record.json").read_text())
+    assert kept == {"samples": [{"resps": [["-inf", True], [-1.5, False]]}]}
+
+
 def test_a_folder_with_two_files_or_a_broken_one_is_refused(
     gguf_folder: Path, tmp_path: Path
 ) -> None:
@@ -107,5 +147,5 @@ def test_a_folder_with_two_files_or_a_broken_one_is_refused(
     with pytest.raises((CheckpointError, ToolError), match=r"broken/model\.gguf"):
         score(broken, skills(tmp_path, ["a"]), tmp_path / "scores")
     (broken / "other.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match="which of them is to be scored"):
+    with pytest.raises(CheckpointError, match="which of them is meant"):
         score(broken, skills(tmp_path, ["a"]), tmp_path / "scores")

@@ -76,5 +76,31 @@ def test_published_scores_are_compared_with_the_tolerance_and_their_notes() -> N
     assert rows["average"]["comparable"] is False
 
 
+def test_the_mean_of_what_can_be_compared_is_compared() -> None:
+    suite = Suite(
+        "board",
+        (benchmark("arc"), benchmark("hellaswag"), benchmark("gsm8k")),
+        published={"Stheno": {"arc": 61.0, "hellaswag": 84.0, "gsm8k": 12.0, "average": 52.33}},
+        notes=("gsm8k: ended otherwise in 2023",),
+    )
+    result = {"scores": {"arc": 0.60, "hellaswag": 0.845, "gsm8k": 0.5}, "average": 0.6483}
+    *_, average, others = compare(suite, "Stheno", result)
+    assert (average["task"], average["comparable"]) == ("average", False)
+    assert (others["task"], others["published"], others["rebuilt"], others["comparable"]) == (
+        "mean of the 2 others",
+        72.5,
+        72.25,
+        True,
+    )
+
+
+def test_a_score_says_where_it_comes_out_the_same() -> None:
+    values = {"arc": 0.5, "mmlu.law": 1.0, "mmlu.logic": 0.0}
+    counts = dict.fromkeys(values, 3)
+    ours, theirs = summarise(SUITE, values, counts), summarise(SUITE, values, counts, "llama.cpp")
+    assert (ours["class"], ours["settings"]["dtype"]) == ("stable", "float64")
+    assert (theirs["class"], theirs["settings"]["dtype"]) == ("same-platform", "float32 or less")
+
+
 def test_a_model_without_published_scores_has_nothing_to_compare() -> None:
     assert compare(SUITE, "Unknown", {"scores": {}, "average": 0}) == []

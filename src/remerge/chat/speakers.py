@@ -27,9 +27,8 @@ from remerge.evaluate.runtimes import (
     legacy_tokens,
     open_ctransformers,
     open_llama_cpp,
+    quant_at,
 )
-
-_GGUF, _GGML = b"GGUF", b"tjgg"
 
 
 @dataclass(frozen=True)
@@ -67,30 +66,15 @@ def open_model(path: Path, *, context: int, threads: int | None = None) -> Speak
     CheckpointError says what is wrong with the path, ToolError which runtime is missing or fails.
     """
     threads = threads or os.cpu_count() or 1
-    if path.is_dir() and not (path / "config.json").exists():
-        files = sorted(p for p in path.iterdir() if _magic(p) in (_GGUF, _GGML))
-        if len(files) != 1:
-            raise CheckpointError(
-                f"{path}: holds neither a config.json with weights nor one GGUF or GGML file"
-            )
-        path = files[0]
-    if path.is_dir():
+    quant = quant_at(path)
+    if quant is None and not (path / "config.json").exists():
+        raise CheckpointError(
+            f"{path}: holds neither a config.json with weights nor one GGUF or GGML file"
+        )
+    if quant is None:
         return Transformers(path, threads)
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder; build the model first")
-    magic = _magic(path)
-    if magic == _GGUF:
-        return LlamaCpp(path, context, threads)
-    if magic == _GGML:
-        return CTransformers(path, context, threads)
-    raise CheckpointError(f"{path}: is neither GGUF nor GGML; for safetensors give the folder")
-
-
-def _magic(path: Path) -> bytes:
-    if not path.is_file():
-        return b""
-    with path.open("rb") as file:
-        return file.read(4)
+    speaker = LlamaCpp if quant.runtime == "llama.cpp" else CTransformers
+    return speaker(quant.path, context, threads)
 
 
 class Transformers:

@@ -3,8 +3,9 @@
   remerge score merged/final quantized/gguf_q8_0
   remerge score merged/final --published Stheno-L2-13B --device cuda --batch-size 16 --limit 100
 
-A model is a folder with safetensors or with one GGUF or GGML file, which runs in its own runtime.
-Rounded scores go to OUT/<model>/scores.json; answers and log-likelihoods to OUT/whole/<model>/.
+A model is a folder with safetensors or with one GGUF or GGML file, or such a file; each quant runs
+in its own runtime. Rounded scores go to OUT/<model>/scores.json; answers and log-likelihoods to
+OUT/whole/<model>/. What the pipeline makes is never written over: OUT is no folder of its outputs.
 An interrupted run goes on where it stopped when it is started again with the same options.
 """
 
@@ -16,14 +17,18 @@ from pathlib import Path
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="folder of a model")
+    parser.add_argument(
+        "models", nargs="+", type=Path, metavar="MODEL", help="folder or file of a model"
+    )
     parser.add_argument(
         "--params",
         type=Path,
         default=Path("params.yaml"),
         help="the file whose section `eval` is the suite (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=Path("scores"), help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=Path("scratch/scores"), help="default: %(default)s"
+    )
     parser.add_argument("--batch-size", type=int, help="prompts at once (default: the suite's)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the suite's)")
     parser.add_argument(
@@ -64,9 +69,10 @@ def run(options: argparse.Namespace) -> None:
             f"--published {options.published}: the suite {suite.name} has scores of: {known}"
         )
     models = [
-        Model(folder.name or "model", folder, options.out / (folder.name or "model"))
-        for folder in options.models
+        Model(name, path, options.out / name) for path in options.models for name in [_name(path)]
     ]
+    for model in models:
+        _check_free(model.out_folder)
     results = score_many(
         models,
         suite,
@@ -94,3 +100,31 @@ def run(options: argparse.Namespace) -> None:
             )
     for note in dict.fromkeys(note for result in results.values() for note in result["notes"]):
         print(f"note: {note}")
+
+
+def _name(path: Path) -> str:
+    """What the table calls a model: its folder, or its file, which is called `model` by default."""
+    path = path.resolve()
+    if path.is_file():
+        return path.stem if path.stem != "model" else path.parent.name
+    return path.name or "model"
+
+
+def _check_free(out: Path) -> None:
+    """RecipeError if DVC tracks `out`: a score by hand would pass for one of the pipeline."""
+    import yaml
+
+    from remerge.errors import RecipeError
+
+    lock = Path("dvc.lock")
+    try:
+        stages = yaml.safe_load(lock.read_text())["stages"]
+        outs = {o["path"]: stage for stage, done in stages.items() for o in done.get("outs", ())}
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        return
+    for path, stage in outs.items():
+        if out.resolve().is_relative_to(Path(path).resolve()):
+            raise RecipeError(
+                f"--out: {out} is made by the stage {stage}; choose another folder for scores that "
+                "are made by hand"
+            )

@@ -20,12 +20,14 @@ def digest_of_files(paths: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
-def digest_of_model(folder: Path) -> str:
+def digest_of_model(path: Path) -> str:
     """Digest of all that decides a model's answers: weights, configuration, tokenizer."""
+    if path.is_file():
+        return digest_of_files([path])
     skipped = {"manifest.json", "README.md"}
     files = [
         Path(entry.path)
-        for entry in os.scandir(folder)
+        for entry in os.scandir(path)
         if entry.is_file() and entry.name not in skipped and not entry.name.startswith(".")
     ]
     return digest_of_files(files)

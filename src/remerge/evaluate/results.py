@@ -25,15 +25,26 @@ def rounded(value: float, where: str) -> float:
     return round(float(value), DIGITS) + 0.0
 
 
+#: What runs a model of safetensors, in the type that the suite says.
+TRANSFORMERS = "transformers"
+#: The type that a program computes in which people run quants in, whatever the suite says.
+LESS = "float32 or less"
+
+
 def summarise(
-    suite: Suite, values: Mapping[str, float], counts: Mapping[str, int]
+    suite: Suite,
+    values: Mapping[str, float],
+    counts: Mapping[str, int],
+    runtime: str = TRANSFORMERS,
 ) -> dict[str, Any]:
-    """The rounded scores of a suite.
+    """The rounded scores of a suite, computed in `runtime`.
 
     values, counts: for each task (a subject counts as a task) its metric as a fraction and the
     number of items behind it. A benchmark with subjects is their plain mean; the average is the
-    plain mean of the benchmarks, taken before rounding.
+    plain mean of the benchmarks, taken before rounding. `class` says where the numbers come out
+    the same: `stable` on any machine, `same-platform` on one with one set of libraries.
     """
+    stable = runtime == TRANSFORMERS and suite.dtype == "float64" and suite.device == "cpu"
     whole: dict[str, float] = {}
     scores: dict[str, float] = {}
     subjects: dict[str, dict[str, float]] = {}
@@ -48,11 +59,13 @@ def summarise(
             subjects[name] = {part.partition(".")[2]: rounded(values[part], part) for part in parts}
     result: dict[str, Any] = {
         "suite": suite.name,
+        "runtime": runtime,
+        "class": "stable" if stable else "same-platform",
         "scores": scores,
         "average": rounded(math.fsum(whole.values()) / len(whole), "average"),
         "items": items,
         "settings": {
-            "dtype": suite.dtype,
+            "dtype": suite.dtype if runtime == TRANSFORMERS else LESS,
             "limit": suite.limit,
             "add_bos_token": suite.add_bos_token,
             "tasks": {
@@ -75,32 +88,40 @@ def compare(suite: Suite, model: str, result: Mapping[str, Any]) -> list[dict[st
 
     Keys of a row: task, published, rebuilt, difference (rebuilt − published), within (of the
     suite's tolerance), comparable. A benchmark whose name a note begins with ("gsm8k: …") is
-    measured in another way than it was when published, and so is an average that includes it.
-    Empty where nothing was published for `model`.
+    measured in another way than it was when published, and so is an average that includes it; then
+    a last row has the mean of the others. Empty where nothing was published for `model`.
     """
     apart = {
         b.name for b in suite.benchmarks if any(n.startswith(f"{b.name}:") for n in suite.notes)
     }
     known = suite.published.get(model, {})
-    rows = []
-    for name in [*(benchmark.name for benchmark in suite.benchmarks), "average"]:
-        if name not in known:
-            continue
-        published = known[name]
-        fraction = result["average"] if name == "average" else result["scores"][name]
-        rebuilt = round(100 * fraction, 2)
-        difference = round(rebuilt - published, 2)
-        rows.append(
-            {
-                "task": name,
-                "published": published,
-                "rebuilt": rebuilt,
-                "difference": difference,
-                "within": abs(difference) <= suite.tolerance,
-                "comparable": not apart if name == "average" else name not in apart,
-            }
-        )
+    rows = [
+        _row(suite, name, known[name], 100 * result["scores"][name], name not in apart)
+        for name in (benchmark.name for benchmark in suite.benchmarks)
+        if name in known
+    ]
+    same = [row for row in rows if row["comparable"]]
+    if "average" in known:
+        rows.append(_row(suite, "average", known["average"], 100 * result["average"], not apart))
+        if apart and len(same) > 1:
+            published = math.fsum(row["published"] for row in same) / len(same)
+            rebuilt = 100 * math.fsum(result["scores"][row["task"]] for row in same) / len(same)
+            rows.append(_row(suite, f"mean of the {len(same)} others", published, rebuilt, True))
     return rows
+
+
+def _row(
+    suite: Suite, task: str, published: float, rebuilt: float, comparable: bool
+) -> dict[str, Any]:
+    difference = round(round(rebuilt, 2) - published, 2)
+    return {
+        "task": task,
+        "published": round(published, 2),
+        "rebuilt": round(rebuilt, 2),
+        "difference": difference,
+        "within": abs(difference) <= suite.tolerance,
+        "comparable": comparable,
+    }
 
 
 def suite_as_json(suite: Suite) -> dict[str, Any]:

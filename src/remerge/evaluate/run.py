@@ -6,10 +6,11 @@ Imports lm-eval's evaluator; the caller has switched the network off before.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
 from remerge.atomic import write_json
-from remerge.errors import CheckpointError, ToolError
+from remerge.errors import ToolError
 from remerge.evaluate.digests import digest_of_files, digest_of_model, digest_of_values
 from remerge.evaluate.quiet import quiet
-from remerge.evaluate.results import suite_as_json
+from remerge.evaluate.results import rounded, suite_as_json
+from remerge.evaluate.runtimes import missing, quant_at
 from remerge.evaluate.suite import Suite
 from remerge.evaluate.tasks import FEW_SHOT_SEED, data_files
 
@@ -31,42 +33,51 @@ SEED = 1234
 
 
 class Run:
-    """The tasks of `suite` on the model in `folder`.
+    """The tasks of `suite` on the model in `folder`, or in a file of its own.
 
     scratch: folder for finished tasks and cached answers, or None.
+    quant: the file, if it has a runtime of its own.
+    versions: of the packages that an answer depends on, by name.
     """
 
     def __init__(self, name: str, folder: Path, suite: Suite, scratch: Path | None) -> None:
         self.name = name
         self.folder = folder
         self.suite = suite
+        self.quant = quant_at(folder)
         self.scratch = scratch / digest_of_model(folder)[:32] if scratch else None
+        packages = ["lm_eval", "torch", "transformers", *self._runtime_packages()]
+        self.versions = {package: version(package) for package in packages}
         self._settings = {
             "dtype": suite.dtype,
             "device": suite.device,
             "batch_size": suite.batch_size,
             "add_bos_token": suite.add_bos_token,
-            "lm_eval": version("lm_eval"),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
+            **self.versions,
             "code": digest_of_files(list(Path(__file__).parent.glob("*.py"))),
         }
+
+    def _runtime_packages(self) -> list[str]:
+        """The package of the quant's runtime; ToolError if it is not installed."""
+        if self.quant is None:
+            return []
+        try:
+            version(self.quant.package)
+        except PackageNotFoundError:
+            raise missing(self.quant.path, self.quant.package) from None
+        return [self.quant.package]
 
     @cached_property
     def _model(self) -> Any:
         """Loaded when the first task needs it, so a finished run loads nothing."""
-        quants = sorted(p for p in self.folder.iterdir() if p.suffix in (".gguf", ".ggml"))
-        if len(quants) > 1:
-            names = " and ".join(path.name for path in quants[:2])
-            raise CheckpointError(f"{self.folder}: {names}: which of them is to be scored?")
-        if quants and quants[0].suffix == ".gguf":
+        if self.quant and self.quant.runtime == "llama.cpp":
             from remerge.evaluate.llama_cpp import load_gguf
 
-            return load_gguf(quants[0], self.suite)
-        if quants:
+            return load_gguf(self.quant.path, self.suite)
+        if self.quant:
             from remerge.evaluate.legacy_ggml import load_ggml
 
-            return load_ggml(quants[0], self.suite)
+            return load_ggml(self.quant.path, self.suite)
         from remerge.evaluate.language_models import load_transformers
 
         return load_transformers(self.folder, self.suite)
@@ -86,6 +97,8 @@ class Run:
             record = _read(kept)
             if record is None:
                 record = self._run(name, task)
+                rounded(record["metrics"].get(metric, 0.0), f"{self.name}: {name}")
+                record = finite(record)
                 if kept:
                     write_json(kept, record)
             if metric not in record["metrics"]:
@@ -155,6 +168,17 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("doc_id", "doc", "target", "filter", "resps", "filtered_resps", "prompt_hash"):
         kept[key] = sample[key]
     return kept
+
+
+def finite(value: Any) -> Any:
+    """JSON values with NaN and Inf, which are no JSON, as text: the logarithm of a probability of 0
+    that some runtime tells is `-inf`.
+    """
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import json
 from ctypes import c_int
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,52 @@ from remerge.errors import CheckpointError, ToolError, printable
 #: How the optional programs get into the environment. The project is on no package index, where its
 #: name may be somebody else's: the command names the checkout.
 INSTALL = "in a checkout of this project: make setup-dev, or .venv/bin/pip install -e '.[runtimes]'"
+
+
+_MAGIC = {b"GGUF": "llama.cpp", b"tjgg": "ctransformers"}
+
+
+@dataclass(frozen=True)
+class Quant:
+    """A file that has a runtime of its own: `llama.cpp` or `ctransformers`."""
+
+    path: Path
+    runtime: str
+
+    @property
+    def package(self) -> str:
+        """The Python package of the runtime."""
+        return "xllamacpp" if self.runtime == "llama.cpp" else self.runtime
+
+
+def quant_at(path: Path) -> Quant | None:
+    """The GGUF or GGML file that `path` is or, alone, lies in; None for a folder of safetensors.
+
+    What a file is is read off its first bytes. Raises CheckpointError for a path that is not there,
+    a file of another kind, a folder that holds several.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder; build the model first")
+    if path.is_file():
+        quant = _quant(path)
+        if quant is None:
+            raise CheckpointError(
+                f"{path}: is neither GGUF nor GGML; for safetensors give the folder"
+            )
+        return quant
+    found = [quant for file in sorted(path.iterdir()) if (quant := _quant(file))]
+    if len(found) > 1:
+        names = " and ".join(quant.path.name for quant in found[:2])
+        raise CheckpointError(f"{path}: {names}: which of them is meant? Give the file")
+    return found[0] if found else None
+
+
+def _quant(path: Path) -> Quant | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        runtime = _MAGIC.get(file.read(4))
+    return Quant(path, runtime) if runtime else None
 
 
 def missing(path: Path, package: str) -> ToolError:

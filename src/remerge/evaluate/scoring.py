@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remerge.atomic import write_json, write_text
-from remerge.errors import CheckpointError, RecipeError
+from remerge.errors import RecipeError
 from remerge.evaluate.offline import offline
-from remerge.evaluate.results import suite_as_json, summarise
+from remerge.evaluate.results import TRANSFORMERS, suite_as_json, summarise
+from remerge.evaluate.runtimes import quant_at
 from remerge.evaluate.suite import Suite, with_settings
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class Model:
-    """A model to score; `folder` holds safetensors or a quant, `out_folder` gets the scores."""
+    """A model to score.
+
+    folder: holds safetensors or a quant, or is the file of the quant itself.
+    out_folder: gets the scores.
+    """
 
     name: str
     folder: Path
@@ -92,8 +97,7 @@ def score_many(
     if len({model.name for model in models}) != len(models):
         raise RecipeError("two models to score have the same name")
     for model in models:
-        if not model.folder.is_dir():
-            raise CheckpointError(f"{model.folder}: no such folder; build this model first")
+        quant_at(model.folder)
     from remerge.evaluate.run import Run
 
     tasks = _all_tasks(suite)
@@ -105,10 +109,11 @@ def score_many(
             suite,
             {task: record["value"] for task, record in records.items()},
             {task: record["items"] for task, record in records.items()},
+            run.quant.runtime if run.quant else TRANSFORMERS,
         )
         result["notes"] += [record["note"] for record in records.values() if record.get("note")]
         whole = Path(whole_folder) if whole_folder else model.out_folder.parent / "whole"
-        _write_whole(whole / model.name, suite, records)
+        _write_whole(whole / model.name, suite, records, run.versions)
         write_json(model.out_folder / SCORES, result)
         results[model.name] = result
     return results
@@ -125,17 +130,17 @@ def _all_tasks(suite: Suite) -> dict[str, tuple[str, ConfigurableTask]]:
     }
 
 
-def _write_whole(folder: Path, suite: Suite, records: Mapping[str, Mapping[str, Any]]) -> None:
-    from importlib.metadata import version
-
+def _write_whole(
+    folder: Path,
+    suite: Suite,
+    records: Mapping[str, Mapping[str, Any]],
+    versions: Mapping[str, str],
+) -> None:
     write_json(
         folder / "results.json",
         {
             "suite": suite_as_json(suite),
-            "versions": {
-                **{name: version(name) for name in ("lm_eval", "torch", "transformers")},
-                "python": sys.version.split()[0],
-            },
+            "versions": {**versions, "python": sys.version.split()[0]},
             "tasks": {
                 name: {key: record[key] for key in ("metrics", "items")}
                 for name, record in records.items()

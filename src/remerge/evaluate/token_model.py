@@ -6,6 +6,7 @@ greedy text. Requests run one after the other; choices that share a prompt share
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from remerge.errors import ToolError
 from remerge.evaluate.progress_hook import ShowsProgress
+
+_LOG = logging.getLogger("lm_eval")
 
 NEW_TOKENS = 256
 """lm-eval's limit for tasks that set none."""
@@ -60,6 +63,12 @@ class TokenModel(ShowsProgress, TemplateLM):
         """Token ids of `string`, with the beginning-of-text token if the suite has it."""
         return self.tokenize(string, self._add_bos if add_special_tokens is None else False)
 
+    def _last_of(self, tokens: list[int], count: int) -> list[int]:
+        """The last `count` tokens; what is lost is said where lm-eval says it of its own models."""
+        if len(tokens) > count:
+            _LOG.warning("truncated a prompt of %d tokens to %d", len(tokens), count)
+        return tokens[-count:]
+
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
@@ -75,7 +84,7 @@ class TokenModel(ShowsProgress, TemplateLM):
         for texts, context, continuation in requests:
             total, greedy = 0.0, True
             for i, token in enumerate(continuation):
-                prompt = tuple((context + continuation[:i])[-(self.max_length - 1) :])
+                prompt = tuple(self._last_of(context + continuation[:i], self.max_length - 1))
                 if prompt != self._last[0]:
                     self._last = (prompt, self.next_token(prompt))
                 total += float(self._last[1][token])
@@ -99,7 +108,7 @@ class TokenModel(ShowsProgress, TemplateLM):
                 count = int(wanted["max_gen_toks"])
                 if count >= self.max_length:
                     raise ToolError(f"{count} new tokens do not fit into {self.max_length}")
-                prompt = self.tok_encode(text)[-(self.max_length - count) :]
+                prompt = self._last_of(self.tok_encode(text), self.max_length - count)
                 until = [stop for stop in wanted["until"] if stop]
                 answers.append(self.answer(prompt, count, until))
                 self.cache_hook.add_partial("generate_until", (text, settings), answers[-1])

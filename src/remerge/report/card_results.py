@@ -49,7 +49,7 @@ def _quants(build: Build, columns: Sequence[str]) -> list[str]:
     def row(model: Scored) -> list[str]:
         differences = build.against_final(model)
         cells = [points(differences[t]) if t in differences else "" for t in columns]
-        return [code(model.name), text(model.result.get("runtime") or "transformers"), *cells]
+        return [code(model.name), text(model.result["runtime"]), *cells]
 
     quants = build.role("quant")
     if not quants:

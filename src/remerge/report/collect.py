@@ -107,7 +107,7 @@ def _alike(suite: Suite, scored: Sequence[Scored]) -> None:
         settings = model.result["settings"]
         has = {"suite": model.result["suite"], **{k: settings[k] for k in ("limit", "dtype")}}
         for key, value in wanted.items():
-            if has[key] != value and not (key == "dtype" and "runtime" in model.result):
+            if has[key] != value and not (key == "dtype" and model.role == "quant"):
                 raise RecipeError(
                     f"{model.name} was scored with {key} {printable(has[key])}, and eval says "
                     f"{printable(value)}: such scores cannot stand in one table; score it again "

@@ -190,7 +190,7 @@ def _quants(build: Build) -> Markup | None:
             _difference(differences[task]) if task in differences else element("td")
             for task in columns
         ]
-        runtime = str(model.result.get("runtime") or "transformers")
+        runtime = str(model.result["runtime"])
         name = element("th", model.name, scope="row")
         rows.append(element("tr", name, element("td", runtime, class_="text"), *cells))
     return join(
