@@ -20,6 +20,7 @@ VERBS: dict[str, str] = {
     "bake": "bake a LoRA adapter into a model",
     "ties": "merge donors into a base by TIES (trim, elect sign, merge)",
     "gradient": "blend two models by a ratio that changes along them",
+    "quantize": "write a model in the formats that people run: GGUF, GPTQ, legacy GGML",
     "score": "score models on a suite of tasks, quants in their own runtime",
     "id": "print the model id: one digest of the weights, whatever files they lie in",
     "diff": "say which tensors of two models differ, by how much, in which layers",
