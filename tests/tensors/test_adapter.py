@@ -202,6 +202,9 @@ GOOD = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"target_parameters": ["experts"]}, "target_parameters"),
         ({"r": 0}, "r is 0"),
+        ({"use_rslora": "false"}, "use_rslora is false, not true or false"),
+        ({"fan_in_fan_out": 1}, "fan_in_fan_out is 1"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save is lm_head, not a list of names"),
         ({"lora_alpha": math.inf}, "lora_alpha is inf"),
     ],
 )

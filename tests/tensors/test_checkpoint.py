@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError
+from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
 from remerge.tensors.fitting import require_mergeable
 from tests.merge.families import random_weights, write_model
@@ -30,3 +31,14 @@ def test_a_model_without_weights_is_no_model_to_merge(tmp_path: Path) -> None:
     model = open_checkpoint(write_model(tmp_path / "b", buffer))
     with pytest.raises(CheckpointError, match=r"b: .*holds no weights"):
         require_mergeable(model, {})
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin"]
+)
+def test_a_folder_of_pickles_is_told_what_makes_them_plain(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    read = read_adapter if name.startswith("adapter") else open_checkpoint
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
+    with pytest.raises(CheckpointError, match=r"pickles.*name it as a source in a recipe"):
+        read(tmp_path)

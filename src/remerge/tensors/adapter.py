@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.checkpoint import pickle_advice, read_json
 from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.safetensors import TensorInfo, read_header
 
@@ -91,6 +91,14 @@ def check_adapter_config(config: Mapping[str, Any], where: str) -> None:
             raise CheckpointError(
                 f"{where}: {key}={shown} is not supported; bake it with peft first"
             )
+    for key in ("use_rslora", "fan_in_fan_out"):
+        if not isinstance(config.get(key), bool | None):
+            shown = printable(config[key], 40)
+            raise CheckpointError(f"{where}: {key} is {shown}, not true or false")
+    saved = config.get("modules_to_save")
+    if saved is not None and not isinstance(saved, list):
+        shown = printable(saved, 40)
+        raise CheckpointError(f"{where}: modules_to_save is {shown}, not a list of names")
     _positive_int(config.get("r"), "r", where)
     _finite(config.get("lora_alpha"), "lora_alpha", where)
     for pattern, check in (("rank_pattern", _positive_int), ("alpha_pattern", _finite)):
@@ -151,6 +159,8 @@ def read_adapter(folder: Path | str, label: str | None = None) -> Adapter:
     config = read_json(folder / CONFIG_NAME)
     where = str(folder / CONFIG_NAME)
     check_adapter_config(config, where)
+    if not (folder / WEIGHTS_NAME).exists():
+        raise CheckpointError(f"{folder}: holds no {WEIGHTS_NAME}{pickle_advice(folder)}")
     return adapter_from_header(
         config, read_header(folder / WEIGHTS_NAME), folder, label or folder.name
     )
@@ -207,8 +217,7 @@ def _is_saved_module(name: str, config: Mapping[str, Any]) -> bool:
     if not name.endswith(".weight"):
         return False
     module = _module_of(name)
-    saved = config.get("modules_to_save")
-    saved = saved if isinstance(saved, list) else []
+    saved = config.get("modules_to_save") or []
     in_list = any(module == m or module.endswith(f".{m}") for m in saved if isinstance(m, str))
     # peft also saves the embeddings when it believes that their number of rows was changed, or when
     # they have an update of their own.

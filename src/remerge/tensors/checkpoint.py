@@ -29,6 +29,7 @@ from remerge.tensors.safetensors import (
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 JSON_LIMIT = 64_000_000
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def open_checkpoint(folder: Path | str, label: str | None = None) -> Checkpoint:
     single, index = folder / SINGLE_NAME, folder / INDEX_NAME
     if not index.exists():
         if not single.exists():
-            raise CheckpointError(f"{folder}: holds neither {SINGLE_NAME} nor {INDEX_NAME}")
+            raise CheckpointError(
+                f"{folder}: holds neither {SINGLE_NAME} nor {INDEX_NAME}{pickle_advice(folder)}"
+            )
         return Checkpoint(label, folder, _in_manifest_order(folder, read_header(single)))
     if single.exists():
         raise CheckpointError(f"{folder}: holds both {SINGLE_NAME} and {INDEX_NAME}; keep one")
@@ -129,6 +132,15 @@ def open_checkpoint(folder: Path | str, label: str | None = None) -> Checkpoint:
             f"{folder}: tensor {printable(missing[0])!r} is in {index.name} but in no file"
         )
     return Checkpoint(label, folder, _in_manifest_order(folder, tensors))
+
+
+def pickle_advice(folder: Path) -> str:
+    """What to do about a folder that holds pickles; empty for any other."""
+    if not any((folder / name).exists() for name in _PICKLES):
+        return ""
+    return (
+        "; its weights are pickles: name it as a source in a recipe, whose fetch makes them plain"
+    )
 
 
 def _in_manifest_order(folder: Path, tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
