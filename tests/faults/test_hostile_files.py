@@ -163,13 +163,23 @@ def test_a_link_or_fifo_in_place_of_a_file_is_refused_without_waiting(tmp_path: 
             with pytest.raises(CheckpointError, match="not a regular file"):
                 open_checkpoint(folder)
             (folder / name).unlink()
+    base, donors = family(tmp_path)
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        (base / name).unlink(missing_ok=True)
+        make(base / name)
+        with pytest.raises(CheckpointError, match=f"{name}: not a regular file"):
+            merge(base, donors, tmp_path / "out")
+        (base / name).unlink()
+        (base / name).write_text("{}")
+    assert not (tmp_path / "out").exists()
 
 
 @fault(
     29,
     "a config.json or tokenizer that asks for remote code, or for a billion layers",
-    sees="nothing for remote code: it is ignored and not passed on; `error: config.json: "
-    "num_hidden_layers is …` for the layers",
+    sees="a note in the manifest for a tokenizer that asks for code, whose file is passed on byte "
+    "for byte without that code; nothing for a config.json, from which the wish is dropped; "
+    "`error: config.json: num_hidden_layers is …` for the layers",
     then="the same",
 )
 def test_remote_code_is_never_executed_and_not_passed_on(
@@ -184,7 +194,10 @@ def test_remote_code_is_never_executed_and_not_passed_on(
         (folder / "tokenizer_config.json").write_text(
             json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}})
         )
-    merge(base, donors, tmp_path / "out")
+    notes = merge(base, donors, tmp_path / "out")["notes"]
+    assert [note[1] for note in notes if "code of its own" in note[2]] == ["tokenizer_config.json"]
+    tokenizer = "tokenizer_config.json"
+    assert (tmp_path / "out" / tokenizer).read_bytes() == (base / tokenizer).read_bytes()
     assert "auto_map" not in (tmp_path / "out" / "config.json").read_text()
     assert "evil.py" not in contents(tmp_path / "out")
     config = json.loads((base / "config.json").read_text())

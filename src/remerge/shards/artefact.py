@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import remerge.kernels
 import remerge.shards
 import remerge.tensors
-from remerge.atomic import flush_folder, json_text, open_atomic, write_bytes, write_json
+from remerge.atomic import flush_folder, json_text, open_atomic, write_bytes, write_json, write_text
 from remerge.disk import disk_errors, require_spaces
 from remerge.errors import CheckpointError
 from remerge.shards.layout import Shard, index_of
@@ -52,6 +52,8 @@ _CONFIG_NOISE = (
     "quantization_config",
 )
 
+#: In a folder of work in progress: the path of what it is to become.
+_TARGET = "target"
 
 #: Makes a plan's shards in a folder with so many threads, as `build_shards` does.
 MakeShards = Callable[[Plan, Path, int], list[TensorRecord]]
@@ -122,9 +124,12 @@ def build(
     for name in ("config.json", *_SETTINGS_FILES):
         if name in companions:  # refused before the work, not after it
             read_json(companions[name])
+    notes = [*plan.notes, *_code_notes(companions)]
     dtype = _torch_dtype(plan)
     missing = [s for s in plan.shards if not record_path(work / s.file).exists()]
     require_spaces(_needs(plan.shards, missing, work, out), plan.label)
+    with disk_errors(f"{plan.label}: {work}", work):
+        write_text(work / _TARGET, str(out.resolve()))
     records = make_shards(plan, work, threads)
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -136,13 +141,27 @@ def build(
             if len(plan.shards) > 1:
                 write_json(staging / INDEX_NAME, index_of(plan.shards))
             _write_companions(companions, staging, dtype, config_changes or {})
-            manifest = _manifest(plan, records, staging)
+            manifest = _manifest(plan, notes, records, staging)
             write_json(staging / "manifest.json", manifest)
             publish_folder(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(work, ignore_errors=True)
+    _sweep(Path(scratch), out)
     return manifest
+
+
+def _sweep(scratch: Path, out: Path) -> None:
+    """Remove the work on `out`: of this build, and of attempts at it from other inputs.
+
+    Nothing else would: once a damaged source is repaired, its digest leads to another folder.
+    """
+    for note in scratch.glob(f"*/{_TARGET}"):
+        try:
+            stale = note.read_text() == str(out.resolve())
+        except (OSError, ValueError):
+            continue
+        if stale:
+            shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def _torch_dtype(plan: Plan) -> str:
@@ -192,8 +211,26 @@ def publish_folder(staging: Path, out: Path) -> None:
 
 
 def companions_of(folder: Path | str) -> dict[str, Path]:
-    """The files of a model folder, by name."""
-    return {path.name: path for path in sorted(Path(folder).iterdir()) if path.is_file()}
+    """The files of a model folder, by name; CheckpointError for what only poses as one of ours."""
+    found = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file():
+            found[path.name] = path
+        elif path.name in ("config.json", *_SETTINGS_FILES, *TOKENIZER_FILES):
+            raise CheckpointError(f"{path}: not a regular file; put the file in its place")
+    return found
+
+
+def _code_notes(companions: Mapping[str, Path]) -> list[Note]:
+    """A note for a tokenizer that asks for remote code: its files are copied byte for byte."""
+    name = "tokenizer_config.json"
+    if name not in companions or "auto_map" not in read_json(companions[name]):
+        return []
+    text = (
+        "asks for code of its own (auto_map) and is passed on as it is; the code is not, and runs "
+        "nowhere unless a reader of the model is told to trust it"
+    )
+    return [Note("tokenizer", name, text)]
 
 
 def _write_companions(
@@ -215,7 +252,9 @@ def _write_companions(
             write_bytes(folder / name, files[name].read_bytes())
 
 
-def _manifest(plan: ArtefactPlan, records: Sequence[TensorRecord], folder: Path) -> dict[str, Any]:
+def _manifest(
+    plan: ArtefactPlan, notes: Sequence[Note], records: Sequence[TensorRecord], folder: Path
+) -> dict[str, Any]:
     """Shards are known by their header and tensors, which were hashed on the way out."""
     shards: dict[str, Any] = {
         shard.file: {
@@ -242,7 +281,7 @@ def _manifest(plan: ArtefactPlan, records: Sequence[TensorRecord], folder: Path)
             label: {} if "folder" in identity else identity
             for label, identity in plan.inputs().items()
         },
-        "notes": [[note.model, note.tensor, note.text] for note in plan.notes],
+        "notes": [[note.model, note.tensor, note.text] for note in notes],
         "files": shards | companions,
         "order": [record.name for record in records],
         "tensors": {
