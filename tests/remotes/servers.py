@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ class Store(Protocol):
     settings: dict[str, str]
 
     def names(self) -> set[str]: ...
+    def stamps(self) -> dict[str, str]: ...
     def read(self, name: str) -> bytes: ...
     def write(self, name: str, data: bytes) -> None: ...
     def remove(self, name: str) -> None: ...
@@ -38,6 +40,10 @@ class FolderStore:
 
     def names(self) -> set[str]:
         return {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
+
+    def stamps(self) -> dict[str, str]:
+        """When each object was written last."""
+        return {name: str((self.folder / name).stat().st_mtime_ns) for name in self.names()}
 
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
@@ -72,8 +78,13 @@ class BucketStore:
         self._request("PUT", data=b"")
 
     def names(self) -> set[str]:
+        return set(self.stamps())
+
+    def stamps(self) -> dict[str, str]:
+        """When each object was written last, to the second."""
         listing = self._request("GET").decode()
-        return {part.split("</Key>")[0] for part in listing.split("<Key>")[1:]}
+        entry = r"<Key>(.*?)</Key>\s*<LastModified>(.*?)</LastModified>"
+        return dict(re.findall(entry, listing, re.DOTALL))
 
     def read(self, name: str) -> bytes:
         return self._request("GET", name)

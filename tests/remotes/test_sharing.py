@@ -15,6 +15,7 @@ from tests.remotes.team import OUTPUTS, ROOT, Clone
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 Join = Callable[[str], Clone]
+TEAM = (ROOT / "docs/team.md").read_text()
 
 
 def push(clone: Clone, store: Store, *targets: str) -> None:
@@ -83,15 +84,13 @@ def test_a_damaged_object_ends_the_pull_and_places_nothing(
     assert other.digests("merged/final") == builder.digests("merged/final")
 
 
-def test_models_travel_without_their_sources(
-    builder: Clone, join: Join, store: FolderStore
-) -> None:
+def test_models_travel_without_their_sources(builder: Clone, join: Join, any_store: Store) -> None:
     recipe = (ROOT / "Makefile").read_text()
     (line,) = re.findall(r"^push-models:.*\n\t(?:@)?dvc push (.*)$", recipe, re.MULTILINE)
     targets = line.split()
-    push(builder, store, *targets)
+    push(builder, any_store, *targets)
     other = join("other")
-    other.use(store.settings)
+    other.use(any_store.settings)
     other.dvc("pull", "--quiet", *targets)
     assert other.digests() == builder.digests()
     assert (other.root / "report.txt").read_bytes() == (builder.root / "report.txt").read_bytes()
@@ -100,10 +99,10 @@ def test_models_travel_without_their_sources(
     assert other.runs() == []
 
 
-def test_only_what_is_missing_is_built(builder: Clone, join: Join, store: FolderStore) -> None:
-    push(builder, store)
+def test_only_what_is_missing_is_built(builder: Clone, join: Join, any_store: Store) -> None:
+    push(builder, any_store)
     other = join("other")
-    other.use(store.settings)
+    other.use(any_store.settings)
     changed = {"ties": {"density": 0.25}}
     (other.root / "params.yaml").write_text(yaml.safe_dump(changed))
     other.dvc("repro", "--pull", "--allow-missing")
@@ -128,11 +127,11 @@ def test_what_nobody_pushed_is_built_from_what_was(
 
 
 def test_experiments_travel_through_git_and_the_remote(
-    builder: Clone, join: Join, store: FolderStore, tmp_path: Path
+    builder: Clone, join: Join, any_store: Store, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare.git"
     subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
-    push(builder, store)
+    push(builder, any_store)
     builder.git("remote", "add", "team", str(bare))
     builder.git("commit", "--quiet", "--all", "--message=a remote")
     builder.git("push", "--quiet", "team", "main")
@@ -140,7 +139,7 @@ def test_experiments_travel_through_git_and_the_remote(
     tried = builder.digests()
     builder.dvc("exp", "push", "--quiet", "team", "dense")
     other = join("other")
-    other.use(store.settings)
+    other.use(any_store.settings)
     other.git("checkout", "--quiet", "--", ".")
     other.git("remote", "add", "team", str(bare))
     other.dvc("exp", "pull", "--quiet", "team", "dense")
@@ -150,20 +149,55 @@ def test_experiments_travel_through_git_and_the_remote(
     assert other.runs() == []
 
 
-def test_a_changed_density_sends_only_what_changed(builder: Clone, store: FolderStore) -> None:
-    push(builder, store)
-    before = {name: (store.folder / name).stat().st_mtime_ns for name in store.names()}
+def test_a_changed_density_sends_only_what_changed(builder: Clone, any_store: Store) -> None:
+    push(builder, any_store)
+    before = any_store.stamps()
     old = set(built(builder).values())
     params = builder.root / "params.yaml"
     params.write_text(yaml.safe_dump({"ties": {"density": 0.51}}))
     builder.dvc("repro", "--quiet")
     builder.dvc("push", "--quiet")
-    after = store.names()
-    assert {n: (store.folder / n).stat().st_mtime_ns for n in before} == before
+    after = any_store.stamps()
+    assert {name: after[name] for name in before} == before  # nothing is sent twice
     changed = set(built(builder).values()) - old
-    sent = {store.read(name) for name in after - set(before) if not name.endswith(".dir")}
+    new = after.keys() - before.keys()
+    sent = {any_store.read(name) for name in new if not name.endswith(".dir")}
     assert sent == changed
     assert len(changed) < len(built(builder))
+
+
+def test_collecting_in_the_remote_spares_the_experiments_of_others(
+    builder: Clone, join: Join, store: FolderStore, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
+    push(builder, store)
+    builder.git("remote", "add", "origin", str(bare))
+    builder.git("commit", "--quiet", "--all", "--message=a remote")
+    builder.git("push", "--quiet", "origin", "main")
+    builder.dvc("exp", "run", "--quiet", "--name=dense", "--set-param=ties.density=0.9")
+    tried = builder.digests()
+    builder.dvc("exp", "push", "--quiet", "origin", "dense")
+    # Somebody who has never seen the experiment collects, with the commands of docs/team.md.
+    other = join("other")
+    other.use(store.settings)
+    other.git("remote", "set-url", "origin", str(bare))
+    (line,) = re.findall(r"^    (dvc gc .*--cloud.*?)(?: *#.*)?$", TEAM, re.MULTILINE)
+    (fetch,) = re.findall(r"^    (git fetch .*refs/exps.*?)(?: *#.*)?$", TEAM, re.MULTILINE)
+    assert line.split()[:2] == ["dvc", "gc"]
+    other.do("sh", "-c", fetch)
+    (store.folder / "files/md5/00").mkdir(exist_ok=True)
+    useless = store.folder / "files/md5/00/0123456789abcdef0123456789abcd"
+    useless.write_text("of nobody")
+    other.dvc(*line.split()[1:], "--force")
+    assert not useless.exists()
+    third = join("third")
+    third.use(store.settings)
+    third.git("remote", "set-url", "origin", str(bare))
+    third.git("checkout", "--quiet", "--", ".")
+    third.dvc("exp", "pull", "--quiet", "origin", "dense")
+    third.dvc("exp", "apply", "dense")
+    assert third.digests() == tried
 
 
 def test_an_object_lost_under_its_folder_is_sent_again_after_the_documented_repair(
