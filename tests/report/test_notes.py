@@ -146,3 +146,9 @@ def test_scores_made_in_two_ways_are_refused(
     path.write_text(json.dumps(result))
     with pytest.raises(RecipeError, match=f"base was scored with {key} {value}"):
         collect(params)
+
+
+def test_metrics_hold_the_ids_by_which_git_finds_the_commit_of_a_model(small_build: Build) -> None:
+    found = metrics(small_build)["models"]
+    assert found["final"] == small_build.final["model_id"]
+    assert set(found) == set(small_build.merges)

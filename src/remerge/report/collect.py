@@ -19,7 +19,7 @@ from remerge.tensors.checkpoint import read_json
 #: What a place that no recipe fills points at: DVC wants a path.
 UNUSED = "conf/recipe/unused"
 MERGES = ("p1", "p2", "final")
-_KEPT = ("sha256", "size", "bits_per_weight", "class")
+_KEPT = ("model_id", "sha256", "size", "bits_per_weight", "class")
 _MEASURED = ("perplexity", "reference_perplexity", "divergence", "agreement")
 
 
@@ -51,9 +51,11 @@ def collect(params: Mapping[str, Any], overrides: tuple[str, ...] | None = None)
 def metrics(build: Build) -> dict[str, Any]:
     """What git keeps: rounded scores by model, size, digest and loss of every quantised format.
 
+    Model ids too, so that `git log -S ID -- metrics.json` finds the commit that a model is of.
     `quants`, there where quants were scored in their own runtimes, belongs to the machine that did.
     """
     found: dict[str, Any] = {
+        "models": {name: manifest["model_id"] for name, manifest in build.merges.items()},
         "scores": {m.name: _scores_of(m) for m in build.scored if m.role != "quant"},
         "formats": {
             name: {
