@@ -44,6 +44,10 @@ def params_of(*settings: str) -> dict[str, Any]:
         ),
         (["recipe=stheno_l2_13b_scored"], ["recipe=stheno_l2_13b_scored"]),
         (
+            ["quantize=[gguf_q8_0,ggml_f16]", "+eval/quants=[gguf_q8_0]"],
+            ["recipe=tiny", "quantize=[gguf_q8_0,ggml_f16]", "+eval/quants=[gguf_q8_0]"],
+        ),
+        (
             ["recipe=stheno_l2_13b", "recipe.parts.p1.d1.density=0.5"],
             ["recipe=stheno_l2_13b", "recipe.parts.p1.d1.density=0.5"],
         ),
@@ -62,6 +66,23 @@ def test_the_printed_command_composes_to_the_parameters(
     assert words[:3] == ["dvc", "exp", "run"]
     assert set(words[3::2]) == {"-S"}
     assert params_of(*words[4::2]) == params
+
+
+@pytest.mark.parametrize("place", params_of()["report"]["formats"])
+def test_every_format_can_be_scored_in_its_own_runtime(place: str) -> None:
+    params = params_of("quantize=all", f"+eval/quants=[{place}]")
+    out = params["report"]["quants"][place]
+    (item,) = (e for e in params["quantize_eval"].values() if e["out"] == out)
+    assert (item["kind"], item["reads"]) == ("evaluate", params["report"]["formats"][place])
+
+
+def test_the_scored_recipe_scores_every_donor() -> None:
+    params = params_of("recipe=stheno_l2_13b_scored")
+    items = {item["out"]: item["reads"] for item in params["quantize_eval"].values()}
+    for part in ("p1", "p2"):
+        for place, donor in params["recipe"]["parts"][part].items():
+            if donor["name"] is not None:
+                assert items[params["report"]["scores"][f"{part}_{place}"]] == donor["path"]
 
 
 def test_parameters_of_no_recipe_are_rebuilt_as_they_stand(
