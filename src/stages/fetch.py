@@ -9,7 +9,7 @@ from remerge.shards.threads import thread_count
 from remerge.sources.files import Delivery, open_files
 from remerge.sources.intake import take_in_adapter, take_in_dataset, take_in_model
 from remerge.sources.pinned import parse_sources
-from remerge.sources.preflight import check_source
+from remerge.sources.preflight import Descriptions, check_source
 from stages.params import item, read_params
 from stages.running import SCRATCH, item_name, run
 
@@ -19,14 +19,14 @@ def fetch(name: str) -> None:
     params = read_params()
     recipe = params["recipe"]
     entry = item(recipe["sources"], name, "recipe.sources")
-    sources = parse_sources(recipe)
+    sources = parse_sources(recipe, (params.get("eval") or {}).get("suite") or "")
     source = sources[name]
     execution = params.get("execution") or {}
     delivery = Delivery(
         workers=execution.get("downloads", 2), keep=execution.get("keep_downloads") is True
     )
     open_source = partial(open_files, root=Path(), scratch=SCRATCH, delivery=delivery)
-    check_source(name, recipe, sources, open_source)
+    check_source(name, recipe, sources, Descriptions(open_source))
     out = Path(entry["out"])
     with open_source(source) as files:
         if source.kind == "adapter":

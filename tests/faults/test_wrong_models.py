@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 
 from remerge.errors import CheckpointError, NumericError
+from remerge.merge.bake import plan_bake
 from remerge.merge.donors import open_donor
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.shards.artefact import build
 from remerge.sources.files import open_files
 from remerge.sources.pinned import parse_sources
-from remerge.sources.preflight import check_source
+from remerge.sources.preflight import Descriptions, check_source
+from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint, read_f32
 from tests.faults.made import edit_json, family, left_behind, merge, model
 from tests.faults.rows import fault
@@ -33,7 +36,8 @@ NORM = "model.layers.1.input_layernorm.weight"
     "NaN or Inf in any tensor of any input",
     sees="`error: MODEL: tensor NAME holds nan at index [5] (FILE); the source is damaged: fetch "
     "it again or drop it`",
-    then="goes on from the finished shards once the source is sound",
+    then="makes the model anew once the source is sound, since other inputs are another merge, and "
+    "clears away what the failed attempt had left",
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_none_is_named_by_model_tensor_and_index(
@@ -58,6 +62,57 @@ def test_a_number_that_is_none_is_named_by_model_tensor_and_index(
     with pytest.raises(NumericError, match=where):
         build(plan, tmp_path / "out", companions={}, scratch=tmp_path / "scratch", threads=2)
     assert not (tmp_path / "out").exists() and not list(left_behind(tmp_path))
+
+
+def adapter(folder: Path, a: np.ndarray, b: np.ndarray) -> Path:
+    """A saved adapter for one module of the small model."""
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors = {f"{module}.lora_A.weight": ("F16", a), f"{module}.lora_B.weight": ("F16", b)}
+    save(folder, tensors)
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    return folder
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_none_is_named_when_an_adapter_is_baked(
+    tmp_path: Path, value: float
+) -> None:
+    a, b = np.ones((2, HIDDEN), "<f2"), np.ones((HIDDEN, 2), "<f2")
+    square = np.ones((HIDDEN, HIDDEN), "<f2")
+    bad_a, bad_b, bad_square = a.copy(), b.copy(), square.copy()
+    bad_a[1, 1] = bad_b[1, 1] = bad_square[3, 4] = value
+    weight = "model__layers__1__self_attn__o_proj__weight"
+    base, broken = (
+        model(tmp_path / "base", 0),
+        model(tmp_path / "broken", 0, **{weight: bad_square}),
+    )
+    for donor, lora, says in (
+        (base, adapter(tmp_path / "in A", bad_a, b), r"in A: .*lora_A\.weight.* at index \[1, 1\]"),
+        (base, adapter(tmp_path / "in B", a, bad_b), r"in B: .*lora_B\.weight.* at index \[1, 1\]"),
+        (broken, adapter(tmp_path / "sound", a, b), r"broken: .*o_proj.* at index \[3, 4\]"),
+    ):
+        plan = plan_bake(open_checkpoint(donor), read_adapter(lora), dtype="F16", shard_bytes=10**9)
+        with pytest.raises(NumericError, match=says):
+            build(plan, tmp_path / "out", companions={}, scratch=tmp_path / "scratch", threads=2)
+    assert not (tmp_path / "out").exists() and not list(left_behind(tmp_path))
+
+
+def test_a_repaired_source_leaves_no_work_of_the_failed_attempt_behind(tmp_path: Path) -> None:
+    base, donors = family(tmp_path)
+    bad = np.ones(HIDDEN, "<f2")
+    bad[5] = np.nan
+    last = model(tmp_path / "last", 7, model__norm__weight=bad)
+    with pytest.raises(NumericError):
+        merge(base, [*donors, last], tmp_path / "out")
+    (failed,) = (tmp_path / "scratch").iterdir()
+    (tmp_path / "scratch" / "orders").mkdir()  # of something else
+    merge(base, donors, tmp_path / "another")
+    assert failed.exists(), "another model's build clears away nothing of this one"
+    shutil.rmtree(last)
+    model(tmp_path / "last", 7)
+    merge(base, [*donors, last], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["orders"]
 
 
 @fault(
@@ -172,6 +227,6 @@ def test_what_headers_and_configs_tell_is_told_before_weights_come(
     recipe = {"name": "r", "sources": entries, "loras": {}, "base": "models/base", "parts": places}
     open_source = partial(open_files, root=tmp_path, scratch=tmp_path / "scratch", delivery=HURRY)
     with pytest.raises(CheckpointError, match="number of layers is 9"):
-        check_source("donor", recipe, parse_sources(recipe), open_source)
+        check_source("donor", recipe, parse_sources(recipe), Descriptions(open_source))
     asked = [r.byte_range for r in hub.bytes_of("model.safetensors")]
     assert asked and all(re.fullmatch(r"bytes=\d+-\d+", r) for r in asked), asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from remerge.sources.intake import take_in_model
 from remerge.sources.pinned import Source
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.sources.conftest import HURRY, Pinned
-from tests.sources.hub_server import HubServer
+from tests.sources.hub_server import HubServer, sha256_of, size_of
+from tests.sources.made_params import made_params, write_params
 from tests.sources.unpinned import unpinned_conf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +83,7 @@ def params_of(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_downloads_are_temporary_and_outputs_are_kept() -> None:
-    size = SourceSize(download=300, largest=100, weights=280, elements=70, exact=True)
+    size = SourceSize(files=300, download=300, largest=100, weights=280, elements=70, exact=True)
     budget = plan_budget(params_of({"repo": "x/y"}), {"base": size, "a": size})
     assert budget.download == 600
     merged = 140
@@ -94,10 +96,87 @@ def test_downloads_are_temporary_and_outputs_are_kept() -> None:
 
 
 def test_a_large_source_among_small_ones_makes_the_peak() -> None:
-    small = SourceSize(10, 10, 10, 5, exact=True)
-    large = SourceSize(10_000, 9_000, 100, 50, exact=True)
+    small = SourceSize(10, 10, 10, 10, 5, exact=True)
+    large = SourceSize(10_000, 10_000, 9_000, 100, 50, exact=True)
     budget = plan_budget(params_of({"repo": "x/y"}), {"base": small, "a": large})
     assert budget.peak == 10 + 10_000 + 100
+
+
+def test_downloads_that_are_kept_count_where_they_stay() -> None:
+    size = SourceSize(files=300, download=300, largest=100, weights=280, elements=70, exact=True)
+    params = params_of({"repo": "x/y"})
+    dropped = plan_budget(params, {"base": size, "a": size})
+    params["execution"]["keep_downloads"] = True
+    kept = plan_budget(params, {"base": size, "a": size})
+    assert (dropped.cached, kept.cached) == (0, 600)
+    assert kept.kept == dropped.kept
+    assert kept.peak == dropped.peak + 600
+    there = SourceSize(files=300, download=0, largest=100, weights=280, elements=70, exact=True)
+    assert plan_budget(params, {"base": there, "a": there}).cached == 0
+
+
+@pytest.mark.parametrize("network", ["0", "-1", "nan", "inf", "fast"])
+def test_a_network_without_speed_is_one_line(
+    network: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "tiny", "--network", network])
+    assert f"invalid number above 0 value: '{network}'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "recipe: {sources: {}}",
+        "recipe: {sources: {a: 1}}",
+        "recipe: {dtype: float16, base: x, sources: {}, parts: {}}",
+        "recipe: {dtype: float16, base: m, sources: {a: {out: m}}, parts: [1]}",
+        "recipe: {dtype: float16, base: m, sources: {a: {out: m, expected_bytes: x}}, parts: {}}",
+        "[1, 2",
+    ],
+)
+def test_parameters_that_are_not_whole_are_one_line(
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: params.yaml: ")
+
+
+def test_what_has_no_rate_is_named_beside_the_sum(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    main(["plan", "tiny", "quantize=gguf_f16"])
+    out = capfd.readouterr().out
+    assert "without quantize_eval: no rate is known" in out
+
+
+def test_every_header_is_read_once_for_a_plan(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base of which three donors are fine-tunes is looked at once."""
+    names = {"base": "addition", "a": "sorting", "b": "counting", "c": "dates"}
+    sources = {}
+    for name, folder in names.items():
+        repo = hub.add_folder(f"some/{name}", ROOT / "embedded" / "sources" / folder)
+        files = {
+            path: {"sha256": sha256_of(content), "size": size_of(content)}
+            for path, content in repo.files[repo.head].items()
+        }
+        sources[name] = {"kind": "model", "repo": repo.name, "revision": repo.head}
+        sources[name] |= {"files": files, "out": f"models/{name}"}
+    write_params(tmp_path, made_params(sources))
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan"]) == 0
+    asked = Counter((r.path, r.byte_range) for r in hub.requests if r.path.startswith("/blob"))
+    assert asked
+    assert max(asked.values()) == 1
 
 
 def test_a_disk_without_room_is_told_with_both_numbers(tmp_path: Path) -> None:

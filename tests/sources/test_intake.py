@@ -141,6 +141,24 @@ def test_a_small_file_that_comes_whole_is_enough(
         assert files.header("model.safetensors")["w"].shape == (8,)
 
 
+def test_tensors_are_ordered_by_the_config_that_the_recipe_corrects(tmp_path: Path) -> None:
+    """The source says one layer; its weights, and the recipe, say two."""
+    right = take(local("sorting"), tmp_path, "right")
+    shutil.copytree(EMBEDDED / "sorting", tmp_path / "sorting")
+    config = json.loads((tmp_path / "sorting" / "config.json").read_text())
+    text = json.dumps(config | {"num_hidden_layers": 1})
+    (tmp_path / "sorting" / "config.json").write_text(text)
+    files = {
+        p.name: {"sha256": sha256_of(p), "size": p.stat().st_size}
+        for p in (tmp_path / "sorting").iterdir()
+    }
+    corrected = {"num_hidden_layers": 2}
+    entry = {"kind": "model", "path": str(tmp_path / "sorting"), "files": files}
+    out = take(parse_source("sorting", entry | {"config": corrected}), tmp_path, "out")
+    assert list(open_checkpoint(out).tensors) == list(open_checkpoint(right).tensors)
+    assert json.loads((out / "manifest.json").read_text())["notes"] == []
+
+
 def test_an_archive_of_an_unknown_version_is_refused_by_its_directory(
     hub: HubServer, pinned: Pinned, tmp_path: Path
 ) -> None:

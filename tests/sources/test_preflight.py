@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from remerge.errors import CheckpointError, SourceError
 from remerge.sources.files import open_files
 from remerge.sources.pinned import parse_sources
-from remerge.sources.preflight import check_source
+from remerge.sources.preflight import Descriptions, check_source
 from tests.sources.conftest import HURRY
 from tests.sources.hub_server import HubServer, Repo, sha256_of, size_of
 
@@ -66,7 +66,7 @@ def recipe_of(hub: HubServer, donor: Repo, vocabulary: str | None = None) -> dic
 def check(recipe: dict[str, Any], name: str, tmp_path: Path) -> None:
     sources = parse_sources(recipe)
     opened = partial(open_files, root=tmp_path, scratch=tmp_path / "scratch", delivery=HURRY)
-    check_source(name, recipe, sources, opened)
+    check_source(name, recipe, sources, Descriptions(opened))
 
 
 @contextmanager
@@ -238,6 +238,17 @@ def test_a_recipe_that_is_not_pinned_names_every_source_before_any_request(
     assert "nothing was downloaded" in text
     assert "`remerge pin made`" in text
     assert hub.requests == []
+
+
+def test_data_sets_that_are_not_pinned_name_the_command_for_their_suite() -> None:
+    data = {"kind": "dataset", "repo": "some/data", "revision": None, "out": "datasets/d"}
+    model = {"kind": "model", "repo": "some/model", "revision": None, "out": "models/m"}
+    recipe = {"name": "made", "sources": {"data": data}}
+    with pytest.raises(SourceError, match="Run `remerge pin leaderboard` once where the hub"):
+        parse_sources(recipe, "leaderboard")
+    recipe["sources"] = {"data": data, "model": model}
+    with pytest.raises(SourceError, match="Run `remerge pin made` and `remerge pin leaderboard`"):
+        parse_sources(recipe, "leaderboard")
 
 
 @pytest.mark.parametrize("revision", ["main", "172e30e", "A" * 40, "refs/pr/1"])

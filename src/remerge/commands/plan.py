@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remerge.errors import RecipeError, SourceError, printable
+
 if TYPE_CHECKING:
     from remerge.sources.budget import Budget, SourceSize, Step
 
@@ -36,33 +38,37 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as after -S of dvc")
     parser.add_argument(
         "--network",
-        type=float,
+        type=_positive,
         default=50.0,
         help="MB/s that the network brings (default: %(default)s)",
     )
 
 
+def _positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+_positive.__name__ = "number above 0"  # what argparse calls it in its message
+
+
 def run(options: argparse.Namespace) -> int:
     """Do it."""
     from remerge.disk import free_bytes
-    from remerge.errors import SourceError, printable
-    from remerge.sources.budget import plan_budget
-    from remerge.sources.pinned import parse_sources
 
     params = _params(options.recipe, options.overrides)
-    try:
-        parse_sources(params["recipe"])
-        refusal = ""
-    except SourceError as error:
-        refusal = str(error)
-    sizes = _expected(params) if refusal else _exact(params)
-    budget = plan_budget(params, sizes)
+    budget, refusal = _budget(params)
     rates = _rates()
     _print_table(budget, rates, options.network)
     about = "" if budget.exact else "about "
     free = free_bytes(Path())
     print(f"\nto download: {about}{_size(budget.download)}")
     print(f"kept:        {about}{_size(budget.kept)}")
+    if budget.cached:
+        print(f"hub's cache: {about}{_size(budget.cached)} more (HF_HUB_CACHE, HF_HOME)")
     print(f"peak:        {about}{_size(budget.peak)} ({_size(free)} are free here)")
     if rates:
         print(f"rates:       {printable(rates.get('machine', 'unknown machine'))}")
@@ -73,71 +79,72 @@ def run(options: argparse.Namespace) -> int:
     return 1 if refusal else 0
 
 
+def _budget(params: Mapping[str, Any]) -> tuple[Budget, str]:
+    """The budget, and why the recipe cannot be built yet, or an empty text."""
+    from remerge.sources.budget import expected_size, plan_budget
+    from remerge.sources.pinned import parse_sources
+
+    sources = params["recipe"]["sources"]
+    try:
+        roughly = plan_budget(params, {name: expected_size(sources[name]) for name in sources})
+        suite = (params.get("eval") or {}).get("suite") or ""
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise RecipeError(
+            f"params.yaml: its recipe is not whole ({type(error).__name__}: "
+            f"{printable(error, 80)}); compose it again with `make params`"
+        ) from None
+    try:
+        parse_sources(params["recipe"], suite)
+    except SourceError as error:
+        return roughly, str(error)
+    return plan_budget(params, _exact(params)), ""
+
+
 def _params(recipe: str | None, overrides: list[str]) -> dict[str, Any]:
     """The parameters of a recipe, composed by the pipeline's own command."""
     import yaml
 
-    from remerge.errors import RecipeError
+    from remerge.commands.common import read_params
 
     if recipe is None:
-        try:
-            text = Path("params.yaml").read_text()
-        except OSError as error:
-            raise RecipeError(f"params.yaml: {error.strerror}; name a recipe") from None
-    else:
-        # How parameters are composed is the pipeline's business; it has a command for that.
-        command = [
-            sys.executable,
-            "-m",
-            "stages.compose",
-            "--print",
-            f"recipe={recipe}",
-            *overrides,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["it said nothing"]
-            raise RecipeError(f"recipe {recipe!r}: {lines[-1].removeprefix('error: ')}")
-        text = done.stdout
-    params = yaml.safe_load(text)
-    if not isinstance(params, dict) or "recipe" not in params:
-        raise RecipeError("params.yaml: holds no recipe")
-    return params
-
-
-def _expected(params: Mapping[str, Any]) -> dict[str, SourceSize]:
-    from remerge.sources.budget import expected_size
-
-    return {name: expected_size(entry) for name, entry in params["recipe"]["sources"].items()}
+        return read_params()
+    # How parameters are composed is the pipeline's business; it has a command for that.
+    command = [sys.executable, "-m", "stages.compose", "--print", f"recipe={recipe}", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise RecipeError(f"recipe {recipe!r}: {lines[-1].removeprefix('error: ')}")
+    return dict(yaml.safe_load(done.stdout))
 
 
 def _exact(params: Mapping[str, Any]) -> dict[str, SourceSize]:
     """Sizes by pins and headers; every source is checked against the recipe on the way."""
+    from remerge.progress import track
     from remerge.sources.budget import SourceSize
     from remerge.sources.files import open_files
-    from remerge.sources.intake import adapter_table, tensor_table
     from remerge.sources.pinned import parse_sources
-    from remerge.sources.preflight import check_source
-    from remerge.tensors.fitting import is_buffer
+    from remerge.sources.preflight import Descriptions, check_source
 
     recipe = params["recipe"]
     sources = parse_sources(recipe)
     sizes = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        track(len(sources), "looking at sources", unit="source") as bar,
+    ):
         opened = partial(open_files, root=Path(), scratch=Path(scratch))
+        described = Descriptions(opened)
         for name, source in sources.items():
-            check_source(name, recipe, sources, opened)
-            download = sum(pin.size for pin in source.files.values())
-            weights, elements = download, 0
+            check_source(name, recipe, sources, described)
+            pins = [pin.size for pin in source.files.values()]
+            with opened(source) as files:
+                download = files.missing_bytes()
+            weights, elements = sum(pins), 0
             if source.kind != "dataset":
-                with opened(source) as files:
-                    read = adapter_table if source.kind == "adapter" else tensor_table
-                    table = read(files)[0]
-                kept = [info for n, (_, info) in table.items() if not is_buffer(n)]
-                weights = sum(info.nbytes for info in kept)
-                elements = sum(info.size for info in kept)
-            largest = max(pin.size for pin in source.files.values())
-            sizes[name] = SourceSize(download, largest, weights, elements, exact=True)
+                kept = described.tensors(source).values()
+                weights, elements = sum(t.nbytes for t in kept), sum(t.size for t in kept)
+            sizes[name] = SourceSize(sum(pins), download, max(pins), weights, elements, exact=True)
+            bar.advance(1)
     return sizes
 
 
@@ -153,10 +160,12 @@ def _rates() -> dict[str, Any]:
 def _print_table(budget: Budget, rates: Mapping[str, Any], network_mb: float) -> None:
     row = "{:<14} {:<18} {:>10} {:>10} {:>10} {:>10} {:>8}"
     print(row.format("stage", "", "downloads", "reads", "writes", "temporary", "minutes"))
-    total = 0.0
+    total, untold = 0.0, dict[str, None]()
     for step in budget.steps:
         seconds = _seconds(step, rates, network_mb)
         total += seconds or 0.0
+        if seconds is None:
+            untold[step.stage] = None
         print(
             row.format(
                 step.stage,
@@ -167,7 +176,8 @@ def _print_table(budget: Budget, rates: Mapping[str, Any], network_mb: float) ->
             ).rstrip()
         )
     if total:
-        print(row.format("", "", "", "", "", "", f"{total / 60:.0f}"))
+        without = f"without {' and '.join(untold)}: no rate is known" if untold else ""
+        print(f"{without:<77} {total / 60:>8.0f}")
 
 
 def _seconds(step: Step, rates: Mapping[str, Any], network_mb: float) -> float | None:

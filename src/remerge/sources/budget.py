@@ -34,13 +34,14 @@ BITS = {
 
 @dataclass(frozen=True)
 class SourceSize:
-    """`download` bytes come over the network; `largest` of them in one file.
+    """`files` bytes in all, of which `download` come over the network, `largest` in one file.
 
     weights   bytes of the tensors that are kept
     elements  how many numbers those are
     exact     from pins and headers, not from what the recipe expects
     """
 
+    files: int
     download: int
     largest: int
     weights: int
@@ -50,7 +51,10 @@ class SourceSize:
 
 @dataclass(frozen=True)
 class Step:
-    """One item of a stage. All in bytes; `temporary` is gone when it ends, `writes` stays."""
+    """One item of a stage. All in bytes; `temporary` is gone when it ends, `writes` stays.
+
+    cached  stays as well, in the hub's cache
+    """
 
     stage: str
     item: str
@@ -58,6 +62,7 @@ class Step:
     reads: int
     writes: int
     temporary: int
+    cached: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,17 @@ class Budget:
         return sum(step.writes for step in self.steps)
 
     @property
+    def cached(self) -> int:
+        """Bytes that are added to the hub's cache, on whatever disk that is."""
+        return sum(step.cached for step in self.steps)
+
+    @property
     def peak(self) -> int:
         """Most bytes on disk at any time, when the steps run one after the other."""
         kept = peak = 0
         for step in self.steps:
-            peak = max(peak, kept + step.temporary + step.writes)
-            kept += step.writes
+            peak = max(peak, kept + step.temporary + step.writes + step.cached)
+            kept += step.writes + step.cached
         return peak
 
 
@@ -92,21 +102,23 @@ def expected_size(entry: Mapping[str, Any]) -> SourceSize:
     expected = int(entry.get("expected_bytes") or 0)
     # The shards of 2023 were cut at 10 GB; a model of float32 came in three all the same.
     largest = min(expected, max(10**10, -(-expected * 38 // 100)))
-    return SourceSize(expected, largest, expected, expected // 2, exact=False)
+    return SourceSize(expected, expected, largest, expected, expected // 2, exact=False)
 
 
 def plan_budget(params: Mapping[str, Any], sizes: Mapping[str, SourceSize]) -> Budget:
     """The steps of the pipeline that `params` describe, given the sizes of its sources by name."""
     recipe = params["recipe"]
     item = ITEM_SIZE[from_torch_name(recipe["dtype"])]
-    workers = int((params.get("execution") or {}).get("downloads", 2))
+    execution = params.get("execution") or {}
+    workers, keep = int(execution.get("downloads", 2)), execution.get("keep_downloads") is True
     steps, folder, elements = [], {}, {}
     for name, entry in recipe["sources"].items():
         size = sizes[name]
         folder[entry["out"]], elements[entry["out"]] = size.weights, size.elements
-        temporary = min(size.download, workers * size.largest) if entry.get("repo") else 0
         download = size.download if entry.get("repo") else 0
-        steps.append(Step("fetch", name, download, size.download, size.weights, temporary))
+        cached = download if keep else 0
+        temporary = 0 if keep else min(download, workers * size.largest)
+        steps.append(Step("fetch", name, download, size.files, size.weights, temporary, cached))
     base = recipe["base"]
     merged = elements[base] * item
     for name, entry in (recipe.get("loras") or {}).items():

@@ -66,6 +66,9 @@ class SourceFiles(Protocol):
         together  so many of them are in use at once
         """
 
+    def missing_bytes(self) -> int:
+        """How much of the source's files is not on this machine."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -135,6 +138,10 @@ class LocalFiles:
     def space_for(self, names: Sequence[str], together: int = 1) -> tuple[Path, int]:
         """None: the files are there."""
         return self._root, 0
+
+    def missing_bytes(self) -> int:
+        """None."""
+        return 0
 
     def __enter__(self) -> Self:
         return self

@@ -129,6 +129,10 @@ class HubFiles:
             return self._folder, sum(still)
         return self._folder, sum(still[-max(together, self._delivery.workers) :])
 
+    def missing_bytes(self) -> int:
+        """See SourceFiles."""
+        return sum(self._still_to_come(name) for name in self.source.files)
+
     def _still_to_come(self, name: str) -> int:
         if cache.find(self._remote(name)) is not None:
             return 0

@@ -189,9 +189,8 @@ def take_in_model(
     notes = [Note(source.name, name, "stray weight file, left aside") for name in strays]
     notes += [Note(source.name, name, "buffer, dropped") for name in table if is_buffer(name)]
     weights = {name: info for name, (_, info) in table.items() if not is_buffer(name)}
-    order, known = state_dict_order(
-        read_json(small["config.json"]), weights, Path(scratch) / "orders"
-    )
+    config = read_json(small["config.json"]) | source.config
+    order, known = state_dict_order(config, weights, Path(scratch) / "orders")
     if not known:
         notes.append(Note(source.name, "", "order: not all tensors are known to transformers"))
     outputs = [OutputTensor(name, weights[name].dtype, weights[name].shape) for name in order]

@@ -71,8 +71,11 @@ class Source:
         return f"{self.repo}@{self.revision}" if self.repo else self.path
 
 
-def parse_sources(recipe: Mapping[str, Any]) -> dict[str, Source]:
-    """All sources of a recipe; SourceError names every one that is not pinned, before any use."""
+def parse_sources(recipe: Mapping[str, Any], suite: str = "") -> dict[str, Source]:
+    """All sources of a recipe; SourceError names every one that is not pinned, before any use.
+
+    suite  the name of the suite whose data sets are among them, for that message
+    """
     entries = recipe.get("sources") or {}
     loose = unpinned(entries)
     if loose:
@@ -85,11 +88,13 @@ def parse_sources(recipe: Mapping[str, Any]) -> dict[str, Source]:
         if no_digests:
             parts.append(f"no digests of the files of {_listed(no_digests)} are known")
         recipe_name = printable(recipe.get("name"), 64)
-        suite = any(entries[name].get("kind") == "dataset" for name in loose)
+        kinds = {entries[name].get("kind") for name in loose}
+        commands = [f"`remerge pin {recipe_name}`"] if kinds - {"dataset"} else []
+        if "dataset" in kinds:
+            commands.append(f"`remerge pin {printable(suite, 64) or 'SUITE'}`")
         raise SourceError(
             f"recipe {recipe_name} is not pinned: {'; '.join(parts)}; nothing was downloaded. Run "
-            f"`remerge pin {recipe_name}`{' and `remerge pin` for the suite' if suite else ''} "
-            "once where the hub is reachable, and commit what it writes"
+            f"{' and '.join(commands)} once where the hub is reachable, and commit what is written"
         )
     return {name: parse_source(name, entry) for name, entry in entries.items()}
 

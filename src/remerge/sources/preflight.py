@@ -1,6 +1,6 @@
 """What headers and configs can tell, told before gigabytes move.
 
->>> check_source("lookup", recipe, sources, open_source)
+>>> check_source("lookup", recipe, sources, Descriptions(open_source))
 
 A model that is no fine-tune of the base, a vocabulary that no rule handles, an adapter for modules
 that its model does not have: refused after kilobytes. Each check is the one that the stage would
@@ -19,7 +19,7 @@ from remerge.sources.files import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
 from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
-from remerge.tensors.adapter import adapter_from_header, check_targets
+from remerge.tensors.adapter import Adapter, adapter_from_header, check_targets
 from remerge.tensors.checkpoint import Checkpoint, read_json
 from remerge.tensors.fitting import (
     TOKEN_TENSORS,
@@ -57,6 +57,14 @@ class Described:
     tokens: dict[str, int] | None
 
 
+@dataclass(frozen=True)
+class DescribedAdapter:
+    """An adapter by its small files alone, and the tensors in its file."""
+
+    adapter: Adapter
+    tensors: dict[str, TensorInfo]
+
+
 def describe_model(files: SourceFiles) -> Described:
     """Read a model's config and headers; CheckpointError if it cannot be a model to merge."""
     source = files.source
@@ -74,8 +82,46 @@ def describe_model(files: SourceFiles) -> Described:
     return Described(checkpoint, weights, config, tokens)
 
 
+def describe_adapter(files: SourceFiles) -> DescribedAdapter:
+    """Read an adapter's config and header; CheckpointError for one that cannot be used."""
+    source = files.source
+    table, config = adapter_table(files)
+    tensors = {tensor: info for tensor, (_, info) in table.items()}
+    adapter = adapter_from_header(config, tensors, Path(source.origin), source.name)
+    return DescribedAdapter(adapter, tensors)
+
+
+class Descriptions:
+    """Sources described by their small files, each of them once."""
+
+    def __init__(self, open_source: Open) -> None:
+        self._open = open_source
+        self._models: dict[str, Described] = {}
+        self._adapters: dict[str, DescribedAdapter] = {}
+
+    def model(self, source: Source) -> Described:
+        """See `describe_model`."""
+        if source.name not in self._models:
+            with self._open(source) as files:
+                self._models[source.name] = describe_model(files)
+        return self._models[source.name]
+
+    def adapter(self, source: Source) -> DescribedAdapter:
+        """See `describe_adapter`."""
+        if source.name not in self._adapters:
+            with self._open(source) as files:
+                self._adapters[source.name] = describe_adapter(files)
+        return self._adapters[source.name]
+
+    def tensors(self, source: Source) -> dict[str, TensorInfo]:
+        """What a model or adapter is kept as: its tensors without buffers."""
+        if source.kind == "adapter":
+            return self.adapter(source).tensors
+        return self.model(source).weights
+
+
 def check_source(
-    name: str, recipe: Mapping[str, Any], sources: Mapping[str, Source], open_source: Open
+    name: str, recipe: Mapping[str, Any], sources: Mapping[str, Source], described: Descriptions
 ) -> None:
     """Check the source `name` against what the recipe wants of it.
 
@@ -86,24 +132,18 @@ def check_source(
     if source.kind == "dataset":
         return
     if source.kind == "adapter":
-        with open_source(source) as files:
-            table, config = adapter_table(files)
-        tensors = {tensor: info for tensor, (_, info) in table.items()}
-        adapter = adapter_from_header(config, tensors, Path(source.origin), source.name)
-        for entry in recipe.get("loras", {}).values():
+        adapter = described.adapter(source).adapter
+        for entry in (recipe.get("loras") or {}).values():
             if entry.get("adapter") == out:
                 model = _source_of(recipe, sources, entry.get("model"))
-                with open_source(model) as files:
-                    check_targets(adapter, describe_model(files).weights, model.name)
+                check_targets(adapter, described.model(model).weights, model.name)
         return
-    with open_source(source) as files:
-        model_described = describe_model(files)
+    model_described = described.model(source)
     rules = list(_vocabulary_rules(recipe, out))
     if out == recipe.get("base") or not rules:
         return
     base = _source_of(recipe, sources, recipe.get("base"))
-    with open_source(base) as files:
-        check_against_base(model_described, describe_model(files), rules)
+    check_against_base(model_described, described.model(base), rules)
 
 
 def check_against_base(model: Described, base: Described, rules: list[str | None]) -> None:
@@ -140,10 +180,9 @@ def _as_mapped(model: Described, base: Described) -> Checkpoint:
 
 def _vocabulary_rules(recipe: Mapping[str, Any], out: str) -> Iterator[str | None]:
     """The vocabulary rule of each place that the model in `out` fills, baked or as it is."""
-    paths = {out} | {
-        entry.get("out") for entry in recipe.get("loras", {}).values() if entry.get("model") == out
-    }
-    for places in recipe.get("parts", {}).values():
+    loras = (recipe.get("loras") or {}).values()
+    paths = {out} | {entry.get("out") for entry in loras if entry.get("model") == out}
+    for places in (recipe.get("parts") or {}).values():
         for place in places.values():
             if place.get("name") is not None and place.get("path") in paths:
                 yield place.get("vocabulary")
@@ -155,7 +194,7 @@ def _out(recipe: Mapping[str, Any], name: str) -> str:
 
 def _source_of(recipe: Mapping[str, Any], sources: Mapping[str, Source], out: object) -> Source:
     """The source whose folder `out` is, directly or baked."""
-    for entry in recipe.get("loras", {}).values():
+    for entry in (recipe.get("loras") or {}).values():
         if entry.get("out") == out:
             return _source_of(recipe, sources, entry.get("model"))
     for name in sources:
