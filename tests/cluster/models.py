@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from remerge.atomic import write_json
 from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
-from remerge.shards.layout import OutputTensor, index_of, plan_shards
+from remerge.shards.layout import OutputTensor, Shard, index_of, plan_shards
+from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import open_checkpoint
+from remerge.tensors.safetensors import TensorInfo
 
 
 def make_model(folder: Path, seed: int, *, layers: int = 8, rows: int = 512) -> Path:
@@ -47,3 +53,31 @@ def ties_of(root: Path, shard_bytes: int = 1 << 20) -> TiesPlan:
         shard_bytes=shard_bytes,
         label="ties p1",
     )
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """A merge whose first attempt at its second shard takes more memory than there is to have."""
+
+    plan: TiesPlan
+    taking: Path
+    nbytes: int
+
+    @property
+    def label(self) -> str:
+        return self.plan.label
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return self.plan.shards
+
+    def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
+        return self.plan.reads(tensor)
+
+    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+        if tensor in self.shards[1].tensors and not self.taking.exists():
+            self.taking.touch()
+            taken = np.ones(self.nbytes, np.uint8)
+            time.sleep(30)
+            assert taken.all()
+        return self.plan.compute(tensor, emit)

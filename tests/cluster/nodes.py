@@ -35,8 +35,10 @@ def session_processes(session: int) -> list[int]:
 class Node:
     """A started node; `kill` is what a power cut does to it."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
-        command = [str(RAY), "start", "--block", "--disable-usage-stats", *arguments]
+    def __init__(
+        self, arguments: list[str], environment: dict[str, str], log: Path, prefix: tuple[str, ...]
+    ) -> None:
+        command = [*prefix, str(RAY), "start", "--block", "--disable-usage-stats", *arguments]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
@@ -83,11 +85,22 @@ class Cluster:
         self.environment = environment or {}
         self._start(cpus, ["--head", f"--port={self.port}", "--include-dashboard=false"], {})
 
-    def add(self, cpus: int = 1, environment: dict[str, str] | None = None) -> Node:
-        """One more node; waits until the cluster knows it."""
-        return self._start(cpus, [f"--address={self.address}"], environment or {})
+    def add(
+        self,
+        cpus: int = 1,
+        environment: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> Node:
+        """One more node, run by `prefix`; waits until the cluster knows it."""
+        return self._start(cpus, [f"--address={self.address}"], environment or {}, prefix)
 
-    def _start(self, cpus: int, arguments: list[str], environment: dict[str, str]) -> Node:
+    def _start(
+        self,
+        cpus: int,
+        arguments: list[str],
+        environment: dict[str, str],
+        prefix: tuple[str, ...] = (),
+    ) -> Node:
         number = len(self.nodes) + 1
         log = Path(self.folder.name) / f"node{number}.log"
         node = Node(
@@ -101,6 +114,7 @@ class Cluster:
             ],
             self.environment | environment,
             log,
+            prefix,
         )
         self.nodes.append(node)
         deadline = time.monotonic() + 60

@@ -20,6 +20,8 @@ from remerge.cluster.node import Answer, Question, differences, fingerprint, non
 from remerge.cluster.settings import Execution
 from remerge.errors import ToolError, printable
 
+#: What the extra `ray` asks for.
+RAY = "ray==2.60.0"
 #: Seconds that a node has to answer: it starts a process and loads numba.
 ANSWER_SECONDS = 120
 _CONNECT_SECONDS = 5
@@ -42,8 +44,8 @@ def load_ray() -> Any:
         return importlib.import_module("ray")
     except ImportError as error:
         raise ToolError(
-            f"execution.backend is ray, which cannot be loaded ({error}); "
-            "install it: pip install 'remerge[ray]'"
+            f"execution.backend is ray, which cannot be loaded ({error}); it is the extra `ray`: "
+            f"`make setup-dev` installs every extra as it is locked, `pip install {RAY}` this one"
         ) from None
 
 
@@ -184,12 +186,23 @@ def _ask(ray: Any, nodes: Sequence[Node], question: Question) -> list[Any]:
             if node.id not in alive or isinstance(error, ray.exceptions.TaskUnschedulableError):
                 answers.append(None)
                 continue
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else ""
             raise ToolError(
-                f"node {node.name} does not answer "
-                f"({type(error).__name__}{': ' if reason else ''}{printable(reason, 200)})"
+                f"node {node.name} does not answer when it is looked at: {why_lost(error)}; mend "
+                "or remove the node and run it again: finished shards are kept"
             ) from None
     return answers
+
+
+def why_lost(error: Exception) -> str:
+    """A few words for what Ray raises when a call on a node comes to nothing."""
+    reasons = {
+        "OutOfMemoryError": "its node ran out of memory and Ray stopped it",
+        "WorkerCrashedError": "its process died (killed, or out of memory)",
+        "NodeDiedError": "its node died",
+        "GetTimeoutError": f"no answer within {ANSWER_SECONDS} s",
+    }
+    kind = type(error).__name__
+    return reasons.get(kind, kind)
 
 
 def by_value(ray: Any, function: Any) -> Any:

@@ -19,7 +19,14 @@ from typing import Any
 
 from remerge import errors
 from remerge.cluster import remote
-from remerge.cluster.connection import Node, admitted, by_value, connected, usable_nodes
+from remerge.cluster.connection import (
+    Node,
+    admitted,
+    by_value,
+    connected,
+    usable_nodes,
+    why_lost,
+)
 from remerge.cluster.estimate import known_rate, note_rate, plan_text
 from remerge.cluster.footprint import Footprint, footprint, input_files, inputs_by_tensor
 from remerge.cluster.node import UNIT_PREFIX, UnitReport, fingerprint
@@ -188,7 +195,9 @@ class _HandOut:
                 cause = printable(str(error).strip().splitlines()[-1], 300)
                 raise ToolError(f"{self._name(index)}: {cause}") from None
             except self.ray.exceptions.RayError as error:
-                self._lost(index, _why(error))
+                full = isinstance(error, self.ray.exceptions.OutOfMemoryError)
+                hint = " (a larger execution.memory runs fewer at once)" if full else ""
+                self._lost(index, why_lost(error) + hint)
                 taken.append((index, "", None))
                 continue
             name = self.names.get(node, node[:8])
@@ -236,18 +245,6 @@ def verified(shard: Shard, folder: Path) -> list[TensorRecord] | None:
                 return records
             time.sleep(0.5)
     return None
-
-
-def _why(error: Exception) -> str:
-    """A line for a unit that Ray lost."""
-    reasons = {
-        "OutOfMemoryError": "its node ran out of memory and Ray stopped it "
-        "(a larger execution.memory runs fewer at once)",
-        "WorkerCrashedError": "its process died (killed, or out of memory)",
-        "NodeDiedError": "its node died",
-    }
-    kind = type(error).__name__
-    return reasons.get(kind, kind)
 
 
 def _as_here(error: tuple[str, str], node: str) -> RemergeError:

@@ -15,7 +15,8 @@ class Execution:
 
     address    HOST:PORT of the cluster's head, or `auto` for the cluster of this machine
     cpus       cores a unit takes, and threads it uses
-    memory     bytes a unit may take at most; 0: not limited
+    memory     bytes of a node's memory that a unit reserves, so that no more run there at once
+               than fit; 0: none. What a unit takes beyond that is not stopped
     retries    how often a unit is tried again after its process or node died
     in_flight  units given out at once; None: what the nodes hold, and one more a node
     """
