@@ -200,9 +200,24 @@ def _final_codes(x, start, s, lane, scales, offsets, top, codes):
                 codes[32 * k + i] = i32(code_between(f32(f32(x[at + i] + offset) / scale), 0, top))
 
 
-@kernel()
-def q4_k(x, out):
-    """Q4_K, 144 bytes: scale, offset scale, eight 6-bit pairs, 256 codes of 4 bits."""
+@njit(inline="always", error_model="numpy")
+def _put_codes(codes, out, at, top, nbytes):
+    """Codes in pairs of 32, low four bits, at the end of a block; before them the fifth bits."""
+    if top == 31:
+        for i in range(32):
+            fifth = i32(0)
+            for k in range(8):
+                fifth = i32(fifth | ((codes[32 * k + i] >> 4) << k))
+            out[at + 16 + i] = np.uint8(fifth)
+    for k in range(4):
+        for i in range(32):
+            low, high = codes[64 * k + i] & 15, codes[64 * k + 32 + i] & 15
+            out[at + nbytes - 128 + 32 * k + i] = np.uint8(low | (high << 4))
+
+
+@njit(inline="always", error_model="numpy")
+def _quantize(x, out, top, first, steps, nbytes):
+    """Blocks of `nbytes` bytes with codes up to `top`; for `first` and `steps` see `_fit…`."""
     t, w = np.empty(32 * LANES, np.float32), np.empty(32 * LANES, np.float32)
     trial, s = np.empty(32 * LANES, np.float32), np.empty(_STATE_ROWS * LANES, np.float32)
     scales, offsets = np.empty(8, np.float32), np.empty(8, np.float32)
@@ -211,43 +226,23 @@ def q4_k(x, out):
     for begin in range(0, x.size, 32 * LANES):
         lanes = min(LANES, (x.size - begin) // 32)
         transpose(x, begin, lanes, 32, t)
-        _fit_with_offset(t, w, trial, s, lanes, 15, f32(-1.0), 20)
+        _fit_with_offset(t, w, trial, s, lanes, top, first, steps)
         for lane in range(0, lanes, 8):
             start = begin + 32 * lane
-            at = start // WIDTH * 144
+            at = start // WIDTH * nbytes
             fits = _put_scales(s, lane, out, at, scales, offsets) and fits
-            _final_codes(x, start, s, lane, scales, offsets, 15, codes)
-            for k in range(4):
-                for i in range(32):
-                    low, high = codes[64 * k + i], codes[64 * k + 32 + i]
-                    out[at + 16 + 32 * k + i] = np.uint8(low | (high << 4))
+            _final_codes(x, start, s, lane, scales, offsets, top, codes)
+            _put_codes(codes, out, at, top, nbytes)
     return fits
+
+
+@kernel()
+def q4_k(x, out):
+    """Q4_K, 144 bytes: scale, offset scale, eight 6-bit pairs, 256 codes of 4 bits."""
+    return _quantize(x, out, 15, f32(-1.0), 20, 144)
 
 
 @kernel()
 def q5_k(x, out):
     """Q5_K, 176 bytes: as Q4_K, and 256 fifth bits before the codes."""
-    t, w = np.empty(32 * LANES, np.float32), np.empty(32 * LANES, np.float32)
-    trial, s = np.empty(32 * LANES, np.float32), np.empty(_STATE_ROWS * LANES, np.float32)
-    scales, offsets = np.empty(8, np.float32), np.empty(8, np.float32)
-    codes = np.empty(WIDTH, np.int32)
-    fits = within_limit(x)
-    for begin in range(0, x.size, 32 * LANES):
-        lanes = min(LANES, (x.size - begin) // 32)
-        transpose(x, begin, lanes, 32, t)
-        _fit_with_offset(t, w, trial, s, lanes, 31, f32(-0.5), 15)
-        for lane in range(0, lanes, 8):
-            start = begin + 32 * lane
-            at = start // WIDTH * 176
-            fits = _put_scales(s, lane, out, at, scales, offsets) and fits
-            _final_codes(x, start, s, lane, scales, offsets, 31, codes)
-            for i in range(32):
-                fifth = i32(0)
-                for k in range(8):
-                    fifth = i32(fifth | ((codes[32 * k + i] >> 4) << k))
-                out[at + 16 + i] = np.uint8(fifth)
-            for k in range(4):
-                for i in range(32):
-                    low, high = codes[64 * k + i] & 15, codes[64 * k + 32 + i] & 15
-                    out[at + 48 + 32 * k + i] = np.uint8(low | (high << 4))
-    return fits
+    return _quantize(x, out, 31, f32(-0.5), 15, 176)
