@@ -28,7 +28,15 @@ VERBS: dict[str, str] = {
     "sign": "sign a finished model, offline, with a key of your own",
     "verify-signature": "check that a model is, file by file, what somebody signed",
     "check": "check folders against their manifests, byte by byte, and say how to repair them",
+    "release": "put the built model, its card and chosen formats into a folder to upload",
     "chat": "talk to a built model, in any of its formats",
+}
+
+_SHARDS = "finished shards are kept, run it again to go on"
+#: What an interrupted verb keeps, where it keeps something.
+KEPT: dict[str, str] = {
+    **dict.fromkeys(("bake", "ties", "gradient"), _SHARDS),
+    "score": "finished tasks and answers are kept, run it again to go on",
 }
 
 _DESCRIPTION = """\
@@ -66,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
-        print("interrupted; finished shards are kept, run it again to go on", file=sys.stderr)
+        kept = f"; {KEPT[chosen]}" if chosen in KEPT else ""
+        print(f"interrupted{kept}", file=sys.stderr)
         return 130
 
 
