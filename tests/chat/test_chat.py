@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,6 +105,23 @@ sys.exit(main(["chat", sys.argv[1]]))
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupted_conversation_ends_and_promises_nothing(counting: Path) -> None:
+    command = [sys.executable, "-u", "-m", "remerge.cli", "chat", str(counting), "--raw"]
+    command += ["--tokens", "3"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(f"{QUESTION}\n")
+        process.stdin.flush()
+        assert process.stdout.readline().strip() == ANSWER
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "interrupted"
 
 
 def test_characters_that_the_vocabulary_lacks_are_tokens_of_their_bytes(
