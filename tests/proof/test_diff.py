@@ -209,3 +209,22 @@ def test_the_command_shows_layers_tensors_or_json(
     assert "model.layers.1.mlp.up_proj.weight" in capsys.readouterr().out
     assert cli.main(["diff", "--json", a, b]) == 1
     assert len(json.loads(capsys.readouterr().out)["differing"]) == 21
+
+
+def test_the_page_shows_every_tensor_with_its_number(tmp_path: Path) -> None:
+    tensors = llama(1)
+    name = "model.layers.1.mlp.up_proj.weight"
+    changed = tensors[name][1].copy()
+    changed.view("<u2")[0, :24] ^= 1
+    other = tensors | {name: ("F16", changed), "<b>&": tensors[name]}
+    a, b = str(save(tmp_path / "a", tensors)), str(save(tmp_path / "b", other))
+    page = tmp_path / "difference.html"
+    assert cli.main(["diff", a, b, "--html", str(page)]) == 1
+    text = page.read_text()
+    assert f"<title>{name}: 1.56</title>" in text  # 24 of 1536 elements, in percent
+    assert text.count("<title>model.layers.0.mlp.up_proj.weight: 0</title>") >= 1
+    assert "1 of 21 tensors differ" in text
+    assert "&lt;b&gt;&amp;: only in the second" in text
+    assert "<script" not in text
+    assert cli.main(["diff", a, a, "--html", str(page)]) == 0
+    assert "The same to the bit" in page.read_text()

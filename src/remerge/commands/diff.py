@@ -2,6 +2,7 @@
 
   remerge diff merged/final downloads/stheno
   remerge diff --tensors a.gguf b.gguf
+  remerge diff merged/p1 merged/final --html difference.html
 
 Distances are in units in the last place (ulp) of the stored type: 1 is a rounding that went the
 other way. Quantised tensors, of one type or two, are compared by the values they stand for.
@@ -24,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", help="folder or file of weights")
     parser.add_argument("--tensors", action="store_true", help="a line for each differing tensor")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--html", metavar="FILE", help="draw it: a page without scripts, offline")
     parser.add_argument("--threads", type=int, help="threads to use (default: all cores)")
 
 
@@ -32,6 +34,11 @@ def run(options: argparse.Namespace) -> int:
     from remerge.proof.diff import compare
 
     difference = compare(options.first, options.second, options.threads)
+    if options.html:
+        from remerge.atomic import write_text
+        from remerge.report.difference import difference_page
+
+        write_text(options.html, difference_page(difference, options.first, options.second))
     if options.json:
         print(json.dumps(difference.as_json(), indent=2, sort_keys=True))
     else:

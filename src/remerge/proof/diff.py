@@ -11,7 +11,6 @@ difference are computed from the values (of quantised tensors, the values they s
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,12 +25,12 @@ from remerge.kernels import distance
 from remerge.progress import track
 from remerge.proof.weights import Weights, open_weights, read_bytes
 from remerge.shards.threads import thread_count
+from remerge.tensors import names
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 from remerge.tensors.safetensors import TensorInfo
 
 #: Elements that are compared at a time: a multiple of every block.
 CHUNK = 1 << 20
-_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|blk|h)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,11 @@ class TensorDifference:
     max_abs: float | None
     cosine: float | None
     change: str = ""
+
+    @property
+    def items(self) -> int:
+        """What `differing` counts: elements, or blocks of them."""
+        return self.elements // _block_of(self.dtype)[0]
 
     @property
     def same(self) -> bool:
@@ -121,8 +125,8 @@ class ModelDifference:
 
 def layer_of(name: str) -> str:
     """`model.layers.7.mlp.up_proj.weight` → `layer 7`; other tensors are their own layer."""
-    match = _LAYER.search(name)
-    return f"layer {match[1]}" if match else name
+    layer = names.layer_of(name)
+    return name if layer is None else f"layer {layer}"
 
 
 def _summary(layer: str, tensors: Sequence[TensorDifference]) -> LayerDifference:

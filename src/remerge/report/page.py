@@ -28,6 +28,16 @@ def page(build: Build) -> str:
         "Rebuild": verify_section(build),
     }
     present = {title: section for title, section in sections.items() if section is not None}
+    return document(
+        f"{build.title}: build report",
+        _top(build, list(present)),
+        element("main", *present.values()),
+        element("footer", element("p", "Made by remerge from the manifests of the build.")),
+    )
+
+
+def document(title: str, *content: Markup) -> str:
+    """A page that carries its own style and asks nothing of the network."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -36,15 +46,10 @@ def page(build: Build) -> str:
             '<meta http-equiv="Content-Security-Policy" content="'
             f'{safe_text(_NOTHING_FROM_OUTSIDE)}">'
         ),
-        element("title", f"{build.title}: build report"),
+        element("title", title),
         element("style", Markup(stylesheet())),
     )
-    body = element(
-        "body",
-        _top(build, list(present)),
-        element("main", *present.values()),
-        element("footer", element("p", "Made by remerge from the manifests of the build.")),
-    )
+    body = element("body", *content)
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 
 
