@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -68,6 +72,24 @@ def test_a_units_footprint_is_what_its_tensors_take(tmp_path: Path) -> None:
     assert [unit.written for unit in prints] == [shard.nbytes for shard in plan.shards]
     files = input_files(inputs)
     assert files and all(Path(path).stat().st_size == count for path, count in files.items())
+
+
+def test_a_merge_of_eight_donors_of_405b_is_planned_in_little_memory() -> None:
+    """From the headers of nine times 191 files; how long it takes is told, and is a benchmark."""
+    root = Path(__file__).resolve().parents[2]
+    result = subprocess.run(
+        [sys.executable, "benchmarks/cluster.py", "plan"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    row = result.stdout.splitlines()[-1]
+    print(row)
+    assert "405B, 191 shards, 8 donors: 7.31 TB in, 0.81 TB out" in row
+    seconds, megabytes = re.findall(r"([\d.]+) s, (\d+) MB", row)[0]
+    assert float(seconds) > 0 and int(megabytes) < 300
 
 
 @pytest.mark.full
