@@ -110,7 +110,7 @@ def test_the_recipe_of_stheno_is_told_with_its_gaps(
     assert head.license == "llama2"
     assert len(head.base_model) == 9
     assert head.base_model[0] == "TheBloke/Llama-2-13B-fp16"
-    assert "nRuaif/Kimiko-v2-13B@not pinned" in text
+    assert "/Kimiko-v2-13B@not pinned" in text
     assert "### Instruction:" in text
     assert f"`gradient.values` | `{shown(params['gradient']['values'])}`" in text
     assert params["recipe"]["title"] in page(build)

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from remerge.cli import main
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
 from remerge.sources.lookup import look_up
@@ -105,14 +106,56 @@ def test_the_recipe_has_these_sources_and_no_others(recipe: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("name", FACTS)
 def test_a_source_is_the_one_of_the_records(recipe: dict[str, Any], name: str) -> None:
+    compare(name, recipe["sources"][name])
+
+
+def compare(name: str, entry: dict[str, Any]) -> None:
+    """The entry of the recipe with the row of the table."""
     accounts, repo, revision, size = FACTS[name]
-    entry = recipe["sources"][name]
     assert entry["repo"] in [f"{account}/{repo}" for account in accounts]
     assert entry["expected_bytes"] == size
     if revision:
         assert entry["revision"] == revision
     else:
         assert entry["revision"] is None or re.fullmatch("[0-9a-f]{40}", entry["revision"])
+
+
+def test_a_pinned_recipe_states_the_same_and_passes_its_plan(
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All of it against a hub: check, pin, check, plan; an account was renamed meanwhile."""
+    embedded = ROOT / "embedded" / "sources"
+    for name, ((account, *others), repo, revision, size) in FACTS.items():
+        model = "brackets" if name == "legerdemain" else "addition"
+        made = hub.add_folder(
+            f"{account}/{repo}", embedded / (model if size > 1e9 else "reversal_lora")
+        )
+        commit = revision or ("172e30e" * 6)[:40]
+        made.commits, made.files = [commit], {commit: made.files[made.head]}
+        if others:
+            hub.repos[f"{others[0]}/{repo}"] = hub.repos.pop(f"{account}/{repo}")
+            hub.renamed[f"{account}/{repo}"] = f"{others[0]}/{repo}"
+    unpinned_conf(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    assert main(["pin", "stheno_l2_13b", "--check"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(FACTS)
+    assert len([line for line in lines if "holds; digests not pinned yet" in line]) == 6
+    assert main(["pin", "stheno_l2_13b"]) == 0
+    assert main(["pin", "stheno_l2_13b", "--check"]) == 0
+    params = yaml.safe_load(composed(["recipe=stheno_l2_13b"], tmp_path / "conf"))
+    for name, entry in params["recipe"]["sources"].items():
+        compare(name, entry)
+        assert entry["files"]
+        assert entry["repo"].split("/")[0] == FACTS[name][0][-1]
+    hub.requests.clear()
+    assert main(["plan", "stheno_l2_13b", "quantize=none"]) == 0
+    whole = [r for r in hub.requests if r.path.endswith(".bin") and not r.byte_range]
+    assert not whole
 
 
 def test_airoboros_is_the_inferred_head_of_that_day_and_marked_as_ours(
