@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,15 @@ def test_the_options_of_the_pipeline_are_what_their_names_say() -> None:
     assert chosen("exact") == {entry.name for entry in choose(["exact"])}
     assert chosen("all") == {entry.name for entry in choose(["all"])} == set(FORMATS)
     assert {FORMATS[name].class_ for name in chosen("default")} == {"exact", "stable"}
+
+
+def test_the_document_has_a_row_for_every_format() -> None:
+    rows = re.findall(
+        r"^\| (g\w+) \| [\d.]+ \| .* \| ([\w-]+) \| (\S+) \|$",
+        (ROOT / "docs" / "formats.md").read_text(),
+        re.MULTILINE,
+    )
+    assert set(rows) == {(entry.name, entry.class_, entry.runtime) for entry in FORMATS.values()}
 
 
 @pytest.mark.parametrize("name", FORMATS)
