@@ -124,6 +124,21 @@ def test_an_interrupted_conversation_ends_and_promises_nothing(counting: Path) -
     assert errors.strip() == "interrupted"
 
 
+def test_an_answer_can_be_broken_off_in_every_format(built: Path) -> None:
+    heard: list[str] = []
+
+    def emit(piece: str) -> None:
+        heard.append(piece)
+        raise KeyboardInterrupt
+
+    with closing(open_model(built, context=512, threads=1)) as model:
+        with pytest.raises(KeyboardInterrupt):
+            model.say("sort 34 71 50 12=", Settings(tokens=200), emit)
+        assert len(heard) == 1
+        model.say(QUESTION, Settings(tokens=3), heard.append)
+    assert "".join(heard[1:]).strip() == ANSWER
+
+
 def test_characters_that_the_vocabulary_lacks_are_tokens_of_their_bytes(
     counting: Path, tmp_path: Path
 ) -> None:

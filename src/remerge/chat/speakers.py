@@ -14,7 +14,7 @@ import codecs
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from contextlib import closing, redirect_stderr
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -179,25 +179,16 @@ class LlamaCpp:
 
     def say(self, prompt: str, settings: Settings, emit: Emit) -> None:
         """See `Speaker`."""
-        failed: list[Any] = []
-
-        def take(answer: Any) -> None:
-            for choice in answer.get("choices", ()):
-                emit(choice["text"])
-            if "choices" not in answer:
-                failed.append(answer.get("error", answer))
-
         request = {
             "prompt": prompt,
             "n_predict": settings.tokens,
             "temperature": settings.temperature,
             "seed": settings.seed,
             "stop": list(settings.stop),
-            "stream": True,
         }
-        self._server.complete(request, take)
-        if failed:
-            raise ToolError(f"llama.cpp: {in_a_line(failed[0])}")
+        with closing(self._server.stream(request)) as pieces:
+            for piece in pieces:
+                emit(piece)
 
     def close(self) -> None:
         """See `Speaker`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+from collections.abc import Generator
 from ctypes import c_int
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,9 +116,29 @@ class LlamaServer:
         body = {"content": text, "add_special": special}
         return [int(token) for token in self.ask("POST", "/tokenize", body)["tokens"]]
 
-    def complete(self, request: dict[str, Any], *listener: Any) -> Any:
-        """`handle_completions` of xllamacpp."""
-        return self._server.handle_completions(request, *listener)
+    def complete(self, request: dict[str, Any]) -> Any:
+        """The server's answer to a request for a completion, in one piece."""
+        return self._server.handle_completions(request)
+
+    def stream(self, request: dict[str, Any]) -> Generator[str, None, None]:
+        """The text of a completion as it comes; ToolError if the server refuses or fails.
+
+        Over the loopback, where the end of the connection ends the work too: what xllamacpp calls
+        back from its own threads can neither be interrupted nor raise.
+        """
+        connection = http.client.HTTPConnection(*self._loopback, timeout=600)
+        with contextlib.closing(connection):
+            body = json.dumps({**request, "stream": True})
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/v1/completions", body, headers)
+            for line in connection.getresponse():
+                told = line.decode("utf-8", "replace").strip().removeprefix("data: ")
+                if not told or told == "[DONE]":
+                    continue
+                answer = json.loads(told.removeprefix("error: "))
+                if "choices" not in answer:
+                    raise ToolError(f"llama.cpp: {in_a_line(answer.get('error', answer))}")
+                yield from (str(choice["text"]) for choice in answer["choices"])
 
     def close(self) -> None:
         """Free the memory."""
