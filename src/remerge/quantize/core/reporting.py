@@ -50,6 +50,28 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digests_of(path: Path, tensors: Mapping[str, TensorInfo]) -> tuple[str, dict[str, str]]:
+    """Digests of a whole file and of each tensor in it, by one reading."""
+    whole, digests = hashlib.sha256(), {}
+    with path.open("rb") as file, ThreadPoolExecutor(1) as beside:
+
+        def read(nbytes: int, part: hashlib._Hash | None) -> None:
+            while chunk := file.read(min(CHUNK, nbytes)):
+                done = beside.submit(whole.update, chunk)
+                if part is not None:
+                    part.update(chunk)
+                done.result()
+                nbytes -= len(chunk)
+
+        for name, info in sorted(tensors.items(), key=lambda item: item[1].offset):
+            read(info.offset - file.tell(), None)
+            part = hashlib.sha256()
+            read(info.nbytes, part)
+            digests[name] = part.hexdigest()
+        read(path.stat().st_size - file.tell(), None)
+    return whole.hexdigest(), digests
+
+
 def write_report(
     folder: Path,
     form: Format,
@@ -68,11 +90,13 @@ def write_report(
     is theirs and not that of the model they were made of, go into the manifest. So does what
     `request` asked for: the model by its id, the settings, the calibration text by its digest.
     """
+    sha256, digests = digests_of(folder / file, tensors or {})
+    size = (folder / file).stat().st_size
     files = {
         each: {"sha256": sha256_of(folder / each), "size": (folder / each).stat().st_size}
-        for each in sorted({file, *others})
+        for each in others
     }
-    sha256, size = str(files[file]["sha256"]), (folder / file).stat().st_size
+    files[file] = {"sha256": sha256, "size": size}
     report = QuantReport(
         form.name,
         form.container,
@@ -93,7 +117,6 @@ def write_report(
     if request is not None:
         manifest |= {"inputs": _inputs(request), "parameters": _parameters(request)}
     if tensors is not None:
-        digests = _digests(tensors, request.threads if request else 1)
         manifest["tensors"] = {
             name: {"dtype": info.dtype, "shape": list(info.shape), "sha256": digests[name]}
             for name, info in tensors.items()
@@ -117,16 +140,3 @@ def _parameters(request: Request) -> dict[str, str]:
     if request.calibration is not None and request.form.container == "gptq":  # others read none
         asked["calibration_sha256"] = sha256_of(request.calibration)
     return asked
-
-
-def _digests(tensors: Mapping[str, TensorInfo], threads: int) -> dict[str, str]:
-    def digest(info: TensorInfo) -> str:
-        total = hashlib.sha256()
-        with info.path.open("rb") as file:
-            file.seek(info.offset)
-            for start in range(0, info.nbytes, CHUNK):
-                total.update(file.read(min(CHUNK, info.nbytes - start)))
-        return total.hexdigest()
-
-    with ThreadPoolExecutor(threads) as pool:
-        return dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
