@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,20 @@ def test_truncated_missing_and_foreign_files_are_found(merged: Path) -> None:
     found = problems(merged)
     assert set(found) == expected
     assert len(found) == 3
+
+
+def test_what_lies_beside_a_published_model_is_no_damage(merged: Path, tmp_path: Path) -> None:
+    for name in ("README.md", "SHA256SUMS", "provenance.json", ".gitattributes"):
+        (merged / name).write_text("beside it")
+    shutil.copytree(merged, merged / "gguf_q8_0")  # a format, which has a manifest of its own
+    assert problems(merged) == []
+    (merged / "modeling_evil.py").write_text("")
+    (merged / "other").mkdir()
+    (merged / "other/README.md").write_text("")
+    assert problems(merged) == [
+        "modeling_evil.py is not in the manifest",
+        "other/README.md is not in the manifest",
+    ]
 
 
 def test_a_manifest_that_fits_its_forged_tensors_has_another_id(merged: Path) -> None:

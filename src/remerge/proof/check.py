@@ -26,6 +26,11 @@ from remerge.tensors.dtypes import ITEM_SIZE
 from remerge.tensors.model_id import model_id
 
 MANIFEST = "manifest.json"
+#: What a published model has beside it (`remerge release`) and what hubs put there.
+_BESIDE = (
+    *("README.md", "LICENSE.md", "provenance.json", "bom.cdx.json", "SHA256SUMS"),
+    *(".gitattributes", "LICENSE", "LICENSE.txt"),
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def check_folder(
             "should be: there is nothing to check it against"
         )
     if recorded is None:
-        against, found = MANIFEST, _by_manifest(folder, threads)
+        against, found = MANIFEST, _by_manifest(folder, threads, beside=_BESIDE)
     elif MANIFEST in recorded and manifest.is_file() and _is_recorded(manifest, recorded):
         # The manifest is the right one, so it can say which tensor is not.
         against, found = f"dvc.lock and {MANIFEST}", _by_manifest(folder, threads)
@@ -144,7 +149,7 @@ def _by_lock(folder: Path, recorded: Mapping[str, str], threads: int | None) -> 
     return _Found(len(recorded), nbytes, tuple(problems))
 
 
-def _by_manifest(folder: Path, threads: int | None) -> _Found:
+def _by_manifest(folder: Path, threads: int | None, beside: Iterable[str] = ()) -> _Found:
     """Every file, and every tensor where the manifest names them, by SHA-256."""
     manifest = folder / MANIFEST
     content = read_json(manifest)
@@ -160,7 +165,7 @@ def _by_manifest(folder: Path, threads: int | None) -> _Found:
             raise CheckpointError(
                 f"{manifest}: its entry {printable(name)!r} is malformed"
             ) from None
-    strays = _strays(folder, {*files, MANIFEST})
+    strays = _strays(folder, {*files, MANIFEST, *beside})
     problems += [Problem(name, "", "is not in the manifest") for name in strays]
     digests = sha256_of_ranges([p.span for p in parts], threads, f"check {folder.name}")
     problems += [
@@ -216,8 +221,13 @@ def _parts(
 
 
 def _strays(folder: Path, files: Iterable[str]) -> list[str]:
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
-    return sorted(present - set(files))
+    """Files of the folder that should not be there; a folder with a manifest of its own may be."""
+    present = [path for path in folder.rglob("*") if not path.is_dir()]
+    others = {path.parent for path in present if path.name == MANIFEST} - {folder}
+    names = {
+        path.relative_to(folder).as_posix() for path in present if others.isdisjoint(path.parents)
+    }
+    return sorted(names - set(files))
 
 
 def _identity(tensors: Mapping[str, Mapping[str, Any]], found: Mapping[str, str]) -> str:
