@@ -54,16 +54,21 @@ def scores(metrics: dict[str, Any]) -> str:
 
 def formats(metrics: dict[str, Any], runtimes: dict[str, str]) -> str:
     """The quantised formats with what they cost."""
-    lines = [
-        "| format | class | bits a weight | size | perplexity | loaded by |",
-        "|---|---|---:|---:|---:|---|",
-    ]
+    head = "format, class, bits a weight, size, perplexity, divergence, same token, runs in"
+    lines = [f"| {head.replace(', ', ' | ')} |", "|---|---|---:|---:|---:|---:|---:|---|"]
     for name, row in metrics["formats"].items():
-        perplexity = f"{row['perplexity']:.4f}" if "perplexity" in row else ""
-        lines.append(
-            f"| {name} | {row['class']} | {row['bits_per_weight']:.2f} | {row['size'] / 1e6:.2f}"
-            f" MB | {perplexity} | {runtimes[name]} |"
-        )
+        lost = [
+            f"{row[key]:{form}}" if key in row else ""
+            for key, form in (("perplexity", ".4f"), ("divergence", ".4f"), ("agreement", ".1%"))
+        ]
+        cells = [name, row["class"], f"{row['bits_per_weight']:.2f}", f"{row['size'] / 1e6:.2f} MB"]
+        lines.append(f"| {' | '.join([*cells, *lost, runtimes[name]])} |")
+    references = {row.get("reference_perplexity") for row in metrics["formats"].values()} - {None}
+    if len(references) == 1:
+        lines += [
+            "",
+            f"Unquantised: perplexity {references.pop():.4f}. Divergence in nats a token.",
+        ]
     return "\n".join(lines)
 
 

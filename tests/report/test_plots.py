@@ -52,3 +52,18 @@ def test_the_pipeline_shows_every_table_in_a_template_of_its_own(small_build: Bu
         assert {plot["x"], y} <= tables[name][0].keys()
         shown[name] = template
     assert shown.keys() == tables.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("task_vectors", ["norm", "contribution", "conflict", "kept"]),
+        ("formats", ["bits_per_weight", "perplexity", "divergence"]),
+    ],
+)
+def test_what_was_measured_is_drawn(name: str, fields: list[str], small_build: Build) -> None:
+    template = json.loads((ROOT / f".dvc/plots/{name}.json").read_text())
+    encodings = [view.get("spec", view)["encoding"] for view in template["vconcat"]]
+    drawn = [e["color"]["field"] if name == "task_vectors" else e["x"]["field"] for e in encodings]
+    assert drawn == fields
+    assert set(fields) <= {key for row in plots(small_build)[name] for key in row}

@@ -39,7 +39,7 @@ def _scores(build: Build) -> Rows:
 
 
 def _formats(build: Build) -> Rows:
-    """Size, bits a weight and, where measured, perplexity by format."""
+    """Size, bits a weight and, where measured, what was lost by format."""
     rows = []
     for name, manifest in build.formats.items():
         row = {
@@ -48,8 +48,7 @@ def _formats(build: Build) -> Rows:
             "bits_per_weight": manifest["bits_per_weight"],
         }
         quality = quality_of(manifest)
-        if quality:
-            row["perplexity"] = quality["perplexity"]
+        row |= {k: quality[k] for k in ("perplexity", "divergence", "agreement") if k in quality}
         rows.append(row)
     return rows
 
