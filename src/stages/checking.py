@@ -28,7 +28,8 @@ def check_composition(params: Mapping[str, Any]) -> None:
     recipe = params["recipe"]
     number(params["ties"]["lambda"], "ties.lambda", low=-MAX_FLOAT32, high=MAX_FLOAT32)
     suite_from_params(params["eval"])
-    _check_quantize(params["quantize"])
+    if "quantize" in params:  # absent where no format is made
+        _check_quantize(params["quantize"])
     _check_outs(params)
     _check_loras(recipe)
     if sorted(recipe["parts"]) != sorted(PARTS):

@@ -5,14 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from remerge.atomic import write_json
 from remerge.evaluate.scoring import score
 from remerge.evaluate.suite import suite_from_params
+from stages.params import UNUSED
 from stages.running import SCRATCH
 
 
 def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:
-    """Score the model in `entry["reads"]` into `entry["out"]`."""
+    """Score the model in `entry["reads"]` into `entry["out"]`.
+
+    A place whose donor an experiment has dropped holds nothing to score, and no score comes out.
+    """
     out = Path(entry["out"])
+    if entry["reads"] == UNUSED:
+        write_json(out / "scores.json", {})
+        return
     score(
         Path(entry["reads"]),
         suite_from_params(params["eval"]),

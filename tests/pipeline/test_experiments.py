@@ -84,6 +84,25 @@ def test_a_dropped_donor_leaves_the_merge_and_comes_back(project: Project) -> No
     assert project.read("merged/p1/manifest.json") == before
 
 
+def test_a_dropped_donor_takes_its_score_along(project: Project) -> None:
+    path = "${recipe.parts.p1.d2.path}"
+    item = (
+        "kind: evaluate, section: eval, data: '${eval.data}', text: '${eval.data}', "
+        f"code: '${{code.evaluate}}', reads: '{path}', out: scores/sorting"
+    )
+    scored = [
+        f"+quantize_eval.score_sorting={{{item}}}",
+        "report.scores.p1_d2=scores/sorting",
+        "eval.limit=2",
+    ]
+    project.experiment(*scored)
+    assert set(json.loads(project.read("metrics.json"))["scores"]) == {"sorting"}
+    dropped = "recipe.parts.p1.d2={name: null, path: conf/recipe/unused}"
+    ran = project.experiment(*scored, dropped)
+    assert "quantize_eval@score_sorting" in ran and ran[-1] == "report"
+    assert json.loads(project.read("metrics.json"))["scores"] == {}
+
+
 def test_a_queued_sweep_of_three_densities_succeeds(project: Project) -> None:
     project.run("dvc", "exp", "run", "--queue", "-S", "ties.density=0.2,0.4,0.6")
     project.run("dvc", "exp", "run", "--run-all")
