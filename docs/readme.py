@@ -58,8 +58,12 @@ def formats(metrics: dict[str, Any], runtimes: dict[str, str]) -> str:
     lines = [f"| {head.replace(', ', ' | ')} |", "|---|---|---:|---:|---:|---:|---:|---|"]
     for name, row in metrics["formats"].items():
         lost = [
-            f"{row[key]:{form}}" if key in row else ""
-            for key, form in (("perplexity", ".4f"), ("divergence", ".4f"), ("agreement", ".1%"))
+            shown.format(factor * row[key]) if key in row else ""
+            for key, factor, shown in (
+                ("perplexity", 1, "{:.4f}"),
+                ("divergence", 1000, "{:.3f}"),
+                ("agreement", 100, "{:.1f} %"),
+            )
         ]
         cells = [name, row["class"], f"{row['bits_per_weight']:.2f}", f"{row['size'] / 1e6:.2f} MB"]
         lines.append(f"| {' | '.join([*cells, *lost, runtimes[name]])} |")
@@ -67,7 +71,7 @@ def formats(metrics: dict[str, Any], runtimes: dict[str, str]) -> str:
     if len(references) == 1:
         lines += [
             "",
-            f"Unquantised: perplexity {references.pop():.4f}. Divergence in nats a token.",
+            f"Unquantised: perplexity {references.pop():.4f}. Divergence in thousandths of a nat.",
         ]
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from remerge.report.build import Build, Scored
 from remerge.report.markdown import code, table, text
 from remerge.report.markup import decimal, percent, points, size
 from remerge.report.scores import IN_ITS_OWN, best_donor
-from remerge.report.sizes import quality_of
+from remerge.report.sizes import quality_of, thousandths
 
 _MEASURED = ("perplexity", "divergence", "same token")
 
@@ -109,8 +109,8 @@ def formats(build: Build) -> list[str]:
     if len(references) == 1:
         told.append(
             f"Perplexity of the unquantised model: {decimal(references.pop(), 5)}. Divergence is "
-            "Kullback-Leibler from its distribution of the next token, in nats a token; same "
-            "token: how often both would say the same next."
+            "Kullback-Leibler from its distribution of the next token, in thousandths of a nat; "
+            "same token: how often both would say the same next."
         )
     return told
 
@@ -119,6 +119,6 @@ def _measured(quality: Mapping[str, Any]) -> list[str]:
     divergence, agreement = quality.get("divergence"), quality.get("agreement")
     return [
         decimal(quality["perplexity"], 5) if quality else "",
-        "" if divergence is None else decimal(divergence, 3),
+        "" if divergence is None else thousandths(divergence),
         "" if agreement is None else f"{percent(agreement)} %",
     ]

@@ -29,6 +29,11 @@ def quality_of(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return quality if isinstance(quality, Mapping) and "perplexity" in quality else {}
 
 
+def thousandths(divergence: float) -> str:
+    """A divergence for reading, in thousandths of a nat."""
+    return f"{1000 * divergence:.3f}"
+
+
 def formats_section(build: Build) -> Markup | None:
     """A row for each format beside the unquantised model; None where no format was made."""
     if not build.formats:
@@ -50,8 +55,8 @@ def formats_section(build: Build) -> Markup | None:
     words = (
         "Perplexity on held-back text of the recipe, both models computed in float64 on the "
         "weights that the file stands for; its growth is the loss by quantisation. Divergence: "
-        "Kullback-Leibler, of the next token's distribution from the unquantised model's, in nats "
-        "a token. Same token: how often both would say the same next."
+        "Kullback-Leibler, of the next token's distribution from the unquantised model's, in "
+        "thousandths of a nat a token. Same token: how often both would say the same next."
     )
     return element(
         "section",
@@ -101,6 +106,6 @@ def _quality_cells(quality: Mapping[str, Any]) -> list[Markup]:
     return [
         element("td", decimal(quality["perplexity"], 5)),
         element("td", shown),
-        element("td", "" if divergence is None else decimal(divergence, 3)),
+        element("td", "" if divergence is None else thousandths(divergence)),
         element("td", "" if agreement is None else f"{percent(agreement)} %"),
     ]

@@ -126,7 +126,7 @@ max-width:none;margin:2px 0 6px;font-variant-numeric:tabular-nums}
 .ramp{display:inline-flex;border-radius:4px;overflow:hidden}
 .ramp i{width:20px;height:12px}
 .bar{display:block;height:8px;border-radius:4px;background:var(--accent);min-width:2px}
-.track{display:block;width:120px;border-radius:4px;background:var(--wash)}
+.track{display:block;width:72px;border-radius:4px;background:var(--wash)}
 .flow{display:grid;grid-template-columns:1fr auto 1.5fr auto 1fr auto 1.2fr;gap:12px;
 align-items:center;margin:14px 0 6px}
 .flow .step{display:flex;flex-direction:column;gap:10px}
