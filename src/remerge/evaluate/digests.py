@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from remerge.atomic import json_text
+from remerge.digest import sha256_of
 
 
 def digest_of_files(paths: Sequence[Path]) -> str:
     """SHA-256 over names and contents of files, in the order of their names."""
     total = hashlib.sha256()
     for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.name}\0{content}\n".encode())
+        total.update(f"{path.name}\0{sha256_of(path)}\n".encode())
     return total.hexdigest()
 
 

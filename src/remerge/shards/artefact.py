@@ -22,6 +22,7 @@ import remerge.kernels
 import remerge.shards
 import remerge.tensors
 from remerge.atomic import flush_folder, json_text, open_atomic, write_bytes, write_json, write_text
+from remerge.digest import sha256_of
 from remerge.disk import disk_errors, require_spaces
 from remerge.errors import CheckpointError
 from remerge.shards.layout import Shard, index_of
@@ -267,7 +268,7 @@ def _manifest(
     companions = {
         path.name: {
             "size": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": sha256_of(path),
         }
         for path in sorted(folder.iterdir())
         if path.name not in shards

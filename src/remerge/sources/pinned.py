@@ -9,13 +9,13 @@ way only the listed files are used, and none before its size and SHA-256 match.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remerge.digest import sha256_of
 from remerge.errors import CheckpointError, SourceError, printable
 from remerge.tensors.checkpoint import check_file_name, check_no_twins
 from remerge.tensors.safetensors import regular_file_size
@@ -213,8 +213,7 @@ def verify_file(path: Path, pin: PinnedFile, where: str) -> None:
     size = regular_file_size(path)
     if size != pin.size:
         raise SourceError(f"{where}: {path} has {size} bytes, pinned are {pin.size}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     if digest != pin.sha256:
         raise SourceError(f"{where}: {path} has SHA-256 {digest}, pinned is {pin.sha256}")
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from remerge.atomic import write_json
+from remerge.digest import sha256_of
 from remerge.quantize.core.format import Format
 from remerge.quantize.core.request import Request
 from remerge.tensors.checkpoint import read_json
@@ -39,15 +40,6 @@ class QuantReport:
     tensor_types: dict[str, int]
     notes: tuple[str, ...] = field(default=())
     name: str = "model"
-
-
-def sha256_of(path: Path) -> str:
-    """Digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def digests_of(path: Path, tensors: Mapping[str, TensorInfo]) -> tuple[str, dict[str, str]]:
