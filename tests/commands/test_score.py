@@ -56,8 +56,13 @@ def test_a_limit_is_printed_as_a_note(
     model: Path, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "scores")
-    assert main(["score", str(model), "--params", str(params), "--out", out, "--limit", "1"]) == 0
-    assert "note: scored on the first 1 items" in capsys.readouterr().out
+    arguments = ["score", str(model), "--params", str(params), "--out", out, "--limit", "1"]
+    assert main([*arguments, "--published", "Ten"]) == 0
+    said = capsys.readouterr().out
+    assert "note: scored on the first 1 items" in said
+    assert said.count(": not comparable") == 2
+    assert ": same" not in said
+    assert ": differs" not in said
 
 
 def test_what_the_pipeline_made_is_never_written_over(

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     for name, result in results.items():
         for row in compare(suite, options.published, result) if options.published else ():
             verdict = "same" if row["within"] else "differs"
-            if not row["comparable"]:
+            if not row["comparable"] or result["settings"]["limit"] is not None:
                 verdict = "not comparable"
             print(
                 f"{name} {row['task']}: {row['rebuilt']:.2f}, published {row['published']:.2f}, "
