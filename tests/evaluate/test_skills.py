@@ -226,7 +226,7 @@ def test_a_metric_that_the_task_does_not_have_is_refused(
 
 
 def test_a_folder_that_is_no_model_is_refused(items: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(CheckpointError, match="no such file or folder"):
         score(tmp_path / "nowhere", suite_of(items), tmp_path / "scores")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"no config\.json"):
