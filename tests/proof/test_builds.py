@@ -290,6 +290,19 @@ def test_the_order_of_files_is_told_as_it_is(tmp_path: Path) -> None:
         remove(laid)
 
 
+def test_what_can_be_varied_here_is(tmp_path: Path) -> None:
+    """A probe that fails for a reason of our own would leave a variation out for no reason."""
+    for machine in (plain_machine, lambda work: strange_machine(work, 0)):
+        surroundings = machine(tmp_path / "work")
+        try:
+            reasons = [why for _, why in surroundings.fixed]
+            assert not any("CalledProcessError" in why or "No such file" in why for why in reasons)
+        finally:
+            remove(surroundings)
+    if len(os.sched_getaffinity(0)) > 1 and shutil.which("taskset"):
+        assert "cores" in dict(plain_machine(tmp_path / "again").varied)
+
+
 def test_a_foreign_locale_is_one(tmp_path: Path) -> None:
     surroundings = strange_machine(tmp_path / "work", 0)
     try:

@@ -68,8 +68,9 @@ class _Sheet:
 
 
 def plain_machine(work: Path) -> Surroundings:
-    """One slow core, no vector extensions, an unusual place on the disk."""
+    """One slow core, no vector extensions, an odd place on the disk. Makes the folder `work`."""
     sheet = _Sheet()
+    work.mkdir(parents=True, exist_ok=True)
     sheet.varied.append(("path", "a/second place, größer"))
     sheet.varied.append(("umask", "077"))
     _home(sheet, work / "home-1")
