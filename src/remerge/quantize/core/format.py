@@ -22,7 +22,7 @@ class Format:
 
     * ``exact``: always, by the definition of the arithmetic;
     * ``stable``: the bytes are discrete results of a float64 computation whose noise is ten orders
-      below what could move one (see `docs/decisions/gptq.md`);
+      below what could move one (see `docs/decisions/0006-gptq-in-float64.md`);
     * ``same-platform``: on one machine with one set of libraries.
     """
 

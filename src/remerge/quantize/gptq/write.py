@@ -2,7 +2,7 @@
 
 The result is a folder that transformers and vLLM load: the `pack-quantized` layout of
 compressed-tensors, symmetric codes, one scale for 128 weights, embedding and output matrix left as
-they are. Class *stable*: see `fitting` and `docs/decisions/gptq.md`.
+they are. Class *stable*: see `fitting` and `docs/decisions/0006-gptq-in-float64.md`.
 """
 
 from __future__ import annotations
