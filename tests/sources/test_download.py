@@ -149,6 +149,23 @@ def test_two_sources_that_share_a_file_do_not_take_it_from_each_other(
         assert weights.read_bytes() == CONTENT
 
 
+def test_what_a_source_lists_no_more_is_removed_by_its_next_fetch(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    downloads = tmp_path / "scratch" / "downloads"
+    stale, foreign = downloads / f"model-{'0' * 16}", downloads / f"model-b-{'0' * 16}"
+    for folder in (stale, foreign):
+        folder.mkdir(parents=True)
+        (folder / ".weights.bin.partial").write_bytes(b"of an older revision")
+    source = pinned(hub.add("some/model", FILES))
+    with open_files(source, root=tmp_path, scratch=tmp_path / "scratch", delivery=HURRY) as files:
+        files.expect(["weights.bin"])
+        assert files.take("weights.bin").read_bytes() == CONTENT
+        files.release("weights.bin")
+    assert not stale.exists()
+    assert foreign.exists()
+
+
 def test_no_more_files_come_at_a_time_than_asked_for(
     hub: HubServer, pinned: Pinned, tmp_path: Path
 ) -> None:

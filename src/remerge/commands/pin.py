@@ -53,9 +53,12 @@ def run(options: argparse.Namespace) -> int:
 def _composed() -> list[str]:
     """The recipe that params.yaml is composed from, and its suite where that has sources."""
     from remerge.commands.common import read_params
+    from remerge.errors import RecipeError
 
     params = read_params()
-    names = [params["recipe"]["name"]]
+    names = [params["recipe"].get("name")]
     if any(entry.get("kind") == "dataset" for entry in params["recipe"]["sources"].values()):
-        names.append(params["eval"]["suite"])
-    return names
+        names.append((params.get("eval") or {}).get("suite"))
+    if None in names:
+        raise RecipeError("params.yaml: names no recipe or no suite; name a recipe")
+    return list(map(str, names))

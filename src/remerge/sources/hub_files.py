@@ -39,6 +39,7 @@ class HubFiles:
     def __init__(self, source: Source, folder: Path, delivery: Delivery) -> None:
         self.source = source
         self._where = f"source {source.name!r}"
+        self._key = re.sub(r"[^\w.-]", "_", source.name)
         self._delivery = delivery
         self._patience = delivery.patience or Patience()
         self._folder = cache.staging() if delivery.keep else folder
@@ -94,9 +95,9 @@ class HubFiles:
     def expect(self, names: Sequence[str]) -> None:
         """See SourceFiles. What was left of files that this source lists no more goes first."""
         known = {self._path(name).parent for name in self.source.files}
-        for left in self._folder.glob(f"{self.source.name}-*"):
-            key = left.name.removeprefix(f"{self.source.name}-")
-            if left not in known and re.fullmatch("[0-9a-f]{16}", key):
+        for left in self._folder.glob(f"{self._key}-*"):
+            digest = left.name.removeprefix(f"{self._key}-")
+            if left not in known and re.fullmatch("[0-9a-f]{16}", digest):
                 shutil.rmtree(left, ignore_errors=True)
         self._show(names)
         with self._lock:
@@ -180,8 +181,8 @@ class HubFiles:
 
     def _path(self, name: str) -> Path:
         """Where a large file waits to be taken: each source has places of its own."""
-        key = f"{self.source.name}-{self.source.files[name].sha256[:16]}"
-        return self._folder / key / Path(name).name
+        digest = self.source.files[name].sha256[:16]
+        return self._folder / f"{self._key}-{digest}" / Path(name).name
 
     def _own_folder(self) -> Path:
         """For small files, until this source is closed."""

@@ -116,7 +116,7 @@ class Supply:
     def _files_together(self, plan: IntakePlan) -> int:
         """How many files two neighbouring shards read: threads may be at work on both."""
         read = [{self._table[tensor.name][0] for tensor in shard.tensors} for shard in plan.shards]
-        return max(len(a | b) for a, b in zip(read, [*read[1:], set()], strict=True))
+        return max((len(a | b) for a, b in zip(read, [*read[1:], set()], strict=True)), default=0)
 
     def open(self, tensor: str, beat: Callable[[], None]) -> Found:
         """The tensor in its file, which is awaited."""

@@ -17,6 +17,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from remerge.atomic import write_text
 from remerge.errors import RecipeError, RemergeError, printable
+from remerge.progress import track
 from remerge.sources.lookup import Listed, is_fixed, look_up, resolve
 from remerge.sources.pinned import is_commit, unpinned
 from remerge.sources.recipe_text import Pins, read_document, read_entries, with_pins
@@ -62,17 +63,20 @@ def pin_files(paths: Sequence[Path], only: Sequence[str] = (), *, update: bool =
     """
     report = Report()
     texts: dict[Path, str] = {}
-    for path, text, entries in _chosen(paths, only):
-        pins = {}
-        for name, entry in entries.items():
-            if not entry.get("repo"):
-                report.lines.append(f"{name}: files of this project, pinned by hand")
-                continue
-            pins[name], lines = _pins(name, entry, update)
-            report.lines += lines
-        changed = with_pins(text, pins, str(path))
-        if changed != text:
-            texts[path] = changed
+    chosen = _chosen(paths, only)
+    with track(sum(len(entries) for *_, entries in chosen), "asking the hub", "source") as bar:
+        for path, text, entries in chosen:
+            pins = {}
+            for name, entry in entries.items():
+                if entry.get("repo"):
+                    pins[name], lines = _pins(name, entry, update)
+                else:
+                    lines = [f"{name}: files of this project, pinned by hand"]
+                report.lines += lines
+                bar.advance(1)
+            changed = with_pins(text, pins, str(path))
+            if changed != text:
+                texts[path] = changed
     for path, text in texts.items():
         write_text(path, text)
     report.written = tuple(texts)
@@ -103,8 +107,9 @@ def _pins(name: str, entry: Mapping[str, Any], update: bool) -> tuple[Pins, list
 def check_files(paths: Sequence[Path], only: Sequence[str] = ()) -> Report:
     """Compare the pins in `paths` with the hub: do they hold, and what has moved since?"""
     report = Report()
-    for _, _, entries in _chosen(paths, only):
-        for name, entry in entries.items():
+    named = [item for *_, entries in _chosen(paths, only) for item in entries.items()]
+    with track(len(named), "asking the hub", "source") as bar:
+        for name, entry in named:
             if entry.get("repo"):
                 try:
                     lines, broken = _check(name, entry)
@@ -112,6 +117,7 @@ def check_files(paths: Sequence[Path], only: Sequence[str] = ()) -> Report:
                     lines, broken = [str(error)], True
                 report.lines += lines
                 report.broken |= broken
+            bar.advance(1)
     return report
 
 
