@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,24 +14,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remerge.errors import CheckpointError, RemergeError, SourceError
+from remerge.errors import CheckpointError, RecipeError, RemergeError, SourceError
 from remerge.quantize import quantize
 from remerge.report.build import Build
 from remerge.report.card import card
 from remerge.report.page import page
 from remerge.shards.order import state_dict_order
 from remerge.sources.pinned import local_files, parse_source
+from remerge.sources.recipe_text import read_entries
 from remerge.tensors.adapter import read_adapter
-from remerge.tensors.checkpoint import open_checkpoint
+from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
 from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import read_header
 from tests.faults.made import contents, edit_json, family, merge, model
 from tests.faults.rows import fault
-from tests.faults.samples import SAMPLES, adapters, headers, indexes, pickles, tries
+from tests.faults.samples import SAMPLES, adapters, every_sample, pickles, tries
 from tests.proof.models import save
 from tests.report.conftest import merged, small_build  # noqa: F401
 
-assert headers and indexes
+assert every_sample()
 AGAIN = "refuses again until the source is replaced or dropped"
 SECONDS = 20.0
 
@@ -69,12 +71,16 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_and_never_runs(
 @fault(
     25,
     "a safetensors header that is too long, padded without end, doubled, overlapping, with holes, "
-    "overflowing, of unknown type or no UTF-8",
-    sees="`error: FILE: tensor NAME …`: what of it is wrong",
+    "overflowing, of unknown type or no UTF-8; offsets in another order than the names",
+    sees="`error: FILE: tensor NAME …`: what of it is wrong; nothing for the order, which is free",
     then=AGAIN,
 )
 def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path) -> None:
-    refused("safetensors", tmp_path / "model.safetensors", read_header)
+    path = tmp_path / "model.safetensors"
+    refused("safetensors", path, read_header)
+    SAMPLES["safetensors, legal"]["unordered_offsets"](path)
+    found = {name: bytes(raw_bytes(info)) for name, info in read_header(path).items()}
+    assert found == {"a": b"\1\0", "m": b"\2\0", "z": b"\3\0"}
 
 
 @fault(
@@ -86,29 +92,9 @@ def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path) -> None:
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     refused("index", index, lambda path: open_checkpoint(path.parent))
-    for name in ("a.safetensors", "b.safetensors"):
-        headers.file(tmp_path / name, {"twice": headers.entry([1], 0, 2)}, b"\0\0")
-    index.write_text(json.dumps({"weight_map": {"twice": "a.safetensors", "x": "b.safetensors"}}))
+    SAMPLES["index"]["in_two_shards"](index)
     with pytest.raises(CheckpointError, match=r"'twice' is in a.safetensors and b.safetensors"):
         open_checkpoint(tmp_path)
-
-
-BAD_NAMES = [
-    "../escape",
-    "/etc/passwd",
-    "a\0b",
-    "a\nb",
-    "\x1b[2J",
-    "..",
-    ".",
-    "",
-    "x" * 4000,
-    "a\\b",
-    "a/b",
-    "\ud800",
-    "\u202egnp.exe",
-    "C:x",
-]
 
 
 @fault(
@@ -118,21 +104,20 @@ BAD_NAMES = [
     sees="`error: source NAME: FILE is not a plain file name`, shown escaped and cut",
     then=AGAIN,
 )
-def test_a_file_name_that_is_not_plain_is_refused_before_it_is_a_path() -> None:
-    pin = {"sha256": "0" * 64, "size": 1}
-    for name in BAD_NAMES:
-        for kind in ("model", "adapter", "dataset"):
-            if kind == "dataset" and name == "a/b":
-                continue
-            with pytest.raises(SourceError) as caught:
-                parse_source("s", {"kind": kind, "path": "p", "files": {name: pin}})
-            assert str(caught.value).isprintable() and len(str(caught.value)) < 400
-    for twins in (("Model.bin", "model.bin"), ("\u00e9", "e\u0301")):
-        with pytest.raises(SourceError, match="one file on some disks"):
-            parse_source("s", {"kind": "model", "path": "p", "files": dict.fromkeys(twins, pin)})
-    for folder in ("../elsewhere", "a/../../b", "a\0b"):
-        with pytest.raises(SourceError, match="no folder of a source"):
-            parse_source("s", {"kind": "model", "path": folder, "files": {"a": pin}})
+def test_a_file_name_that_is_not_plain_is_refused_before_it_is_a_path(tmp_path: Path) -> None:
+    for kind in ("model", "adapter", "dataset"):
+        for name, write in SAMPLES["name"].items():
+            if kind == "dataset" and name == "subfolder":
+                continue  # data sets have folders
+            write(tmp_path / "sources.yaml")
+            with pytest.raises((SourceError, RecipeError)) as caught:
+                parsed(tmp_path / "sources.yaml", kind)
+            assert re.search("source 's'|sources.yaml", str(caught.value))
+            assert str(caught.value).isprintable() and len(str(caught.value)) < 400, name
+
+
+def parsed(path: Path, kind: str) -> None:
+    parse_source("s", read_entries(path.read_text(), "sources.yaml")["s"] | {"kind": kind})
 
 
 @fault(
@@ -157,21 +142,35 @@ def test_a_link_or_fifo_in_place_of_a_file_is_refused_without_waiting(tmp_path: 
     os.mkfifo(target)
     with pytest.raises(RemergeError, match="not a regular file"):
         local_files(source, tmp_path)
-    for name in ("model.safetensors", "model.safetensors.index.json"):
-        for make in (os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")):
-            make(folder / name)
-            with pytest.raises(CheckpointError, match="not a regular file"):
-                open_checkpoint(folder)
-            (folder / name).unlink()
+    target.unlink()
     base, donors = family(tmp_path)
-    for name in ("config.json", "generation_config.json", "tokenizer.json"):
-        (base / name).unlink(missing_ok=True)
-        make(base / name)
-        with pytest.raises(CheckpointError, match=f"{name}: not a regular file"):
-            merge(base, donors, tmp_path / "out")
-        (base / name).unlink()
-        (base / name).write_text("{}")
+    for what, place in SAMPLES["place"].items():
+        place(target)
+        with pytest.raises(RemergeError, match=r"link out|not a regular file|is missing"):
+            local_files(source, tmp_path)
+        remove(target)
+        if what == "link_out":
+            continue  # of a folder that the user named himself, a link is his own
+        for name in ("model.safetensors", "model.safetensors.index.json"):
+            place(folder / name)
+            with pytest.raises(CheckpointError, match=r"not a regular file|holds neither"):
+                open_checkpoint(folder)
+            remove(folder / name)
+        for name in ("config.json", "generation_config.json", "tokenizer.json"):
+            (base / name).unlink(missing_ok=True)
+            place(base / name)
+            with pytest.raises(CheckpointError, match=f"{name}: not a regular file"):
+                merge(base, donors, tmp_path / "out")
+            remove(base / name)
+            (base / name).write_text("{}")
     assert not (tmp_path / "out").exists()
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink()
 
 
 @fault(
@@ -189,24 +188,29 @@ def test_remote_code_is_never_executed_and_not_passed_on(
     base, donors = family(tmp_path)
     for folder in (base, *donors):
         (folder / "evil.py").write_text(f"open({pickles.MARK!r}, 'w')\nclass Evil: pass\n")
-        code = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
-        edit_json(folder / "config.json", auto_map=code)
-        (folder / "tokenizer_config.json").write_text(
-            json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}})
-        )
+        SAMPLES["tokenizer"]["code_of_the_tokenizer"](folder / "tokenizer_config.json")
+    plain = json.loads((base / "config.json").read_text())
+    for number, write in enumerate(SAMPLES["config"].values()):
+        for folder in (base, *donors):
+            write(folder / "config.json")
+            edit_json(folder / "config.json", **plain)
+        merge(base, donors, tmp_path / f"out{number}")
+        assert "auto_map" not in (tmp_path / f"out{number}" / "config.json").read_text()
+        shutil.rmtree(tmp_path / f"out{number}")
     notes = merge(base, donors, tmp_path / "out")["notes"]
     assert [note[1] for note in notes if "code of its own" in note[2]] == ["tokenizer_config.json"]
     tokenizer = "tokenizer_config.json"
     assert (tmp_path / "out" / tokenizer).read_bytes() == (base / tokenizer).read_bytes()
-    assert "auto_map" not in (tmp_path / "out" / "config.json").read_text()
     assert "evil.py" not in contents(tmp_path / "out")
     config = json.loads((base / "config.json").read_text())
     names, known = state_dict_order(config, open_checkpoint(base).tensors)
     assert known and names[0] == "model.embed_tokens.weight"
     assert not (tmp_path / pickles.MARK).exists()
-    for key in ("num_hidden_layers", "n_layer", "num_local_experts"):
-        with pytest.raises(CheckpointError, match=key):
-            state_dict_order(config | {key: 10**9}, names)
+    for name, write in SAMPLES["endless"].items():
+        write(tmp_path / "config.json")
+        endless = json.loads((tmp_path / "config.json").read_text())
+        with pytest.raises(CheckpointError, match=name.removeprefix("endless_")):
+            state_dict_order(config | endless, names)
 
 
 @pytest.fixture
@@ -241,13 +245,17 @@ def test_an_adapter_that_cannot_be_meant_is_refused_by_module(
     good = read_adapter(adapter)
     assert plan_bake(base, good, dtype="F16", shard_bytes=10**9)
     weights = adapter / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes().replace(b"layers.0.", b"layers.7."))
+    sound = weights.read_bytes()
+    refused(
+        "adapter weights",
+        weights,
+        lambda path: plan_bake(base, read_adapter(path.parent), dtype="F16", shard_bytes=10**9),
+    )
+    SAMPLES["adapter weights"]["missing_layer"](weights)
     with pytest.raises(CheckpointError, match=r"layers\.7.*does not have"):
         plan_bake(base, read_adapter(adapter), dtype="F16", shard_bytes=10**9)
+    weights.write_bytes(sound)
     refused("adapter", adapter / "adapter_config.json", lambda path: read_adapter(path.parent))
-
-
-NASTY = "\x1b[2J\x07<script>alert(1)</script>\u202e|\n# heading"
 
 
 @fault(
@@ -267,22 +275,37 @@ def test_tokens_and_names_stay_text_in_gguf_report_and_card(
     from tests.quantize.conftest import save_llama
 
     folder = save_llama(tmp_path / "llama")
+    texts = {}
+    for name, write in SAMPLES["text"].items():
+        write(tmp_path / name)
+        texts[name] = (tmp_path / name).read_bytes().decode()
     tokenizer = pieces.ModelProto()
     tokenizer.ParseFromString((folder / "tokenizer.model").read_bytes())
-    tokenizer.pieces[300].piece = NASTY
+    for place, text in enumerate(texts.values(), 300):
+        tokenizer.pieces[place].piece = text
     (folder / "tokenizer.model").write_bytes(tokenizer.SerializeToString())
-    quantize(folder, tmp_path / "out", "gguf_f16", threads=1, name=NASTY)
+    everything = "".join(texts.values())
+    quantize(folder, tmp_path / "out", "gguf_f16", threads=1, name=everything)
     field = GGUFReader(tmp_path / "out" / "model.gguf").fields["tokenizer.ggml.tokens"]
-    assert field.contents(300) == NASTY
+    for place, text in enumerate(texts.values(), 300):
+        assert field.contents(place) == text
     assert "\x1b" not in (tmp_path / "out" / "manifest.json").read_text()
-    build = replace(small_build, recipe=small_build.recipe | {"title": NASTY, "licence": NASTY})
-    shown = card(build).split("---\n", 2)[2]  # after the front matter, which is data in quotes
-    for text in (page(build), shown):
-        assert not re.search(r"(?<!\\)<script", text)  # Markdown's backslash makes it plain text
-        assert "\x1b" not in text and "\u202e" not in text
+    for name, text in [*texts.items(), ("everything", everything)]:
+        build = replace(small_build, recipe=small_build.recipe | {"title": text, "licence": text})
+        shown = card(build).split("---\n", 2)[2]  # after the front matter, data in quotes
+        assert "' onmouseover='" not in page(build), name
+        for written in (page(build), shown):
+            # Markdown's backslash makes it plain text.
+            assert not re.search(r"(?<!\\)<(script|img)", written), name
+            assert not re.search(r"^# heading", written, re.MULTILINE), name
+            assert not re.search(r"\x1b|\x07|\u202e", written), name
+        assert not re.search(r"(?<!\\)\]\(javascript", shown), name
 
 
-def test_every_sample_says_what_it_tries() -> None:
-    for samples in SAMPLES.values():
+def test_every_sample_says_what_it_tries_and_can_be_written(tmp_path: Path) -> None:
+    for kind, samples in every_sample().items():
         for name, write in samples.items():
             assert tries(write), name
+            if name != "hundred_megabytes_of_spaces":
+                (tmp_path / kind / name).mkdir(parents=True)
+                write(tmp_path / kind / name / "sample")

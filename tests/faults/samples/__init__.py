@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 Write = Callable[[Path], None]
 
-#: By kind (`pickle`, `safetensors`, `index`, `adapter`), then by name.
+#: By kind, then by name.
 SAMPLES: dict[str, dict[str, Write]] = {}
 
 
@@ -27,3 +28,10 @@ def sample(kind: str) -> Callable[[Write], Write]:
 def tries(write: Write) -> str:
     """What a sample tries."""
     return " ".join((write.__doc__ or "").split())
+
+
+def every_sample() -> dict[str, dict[str, Write]]:
+    """`SAMPLES`, once every file of samples has been read."""
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        importlib.import_module(f"{__name__}.{path.stem}")
+    return SAMPLES

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.faults.samples import Write, sample
+from tests.faults.samples import Write, headers, sample
 
 GOOD: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
 
@@ -36,3 +36,21 @@ for _name, _what, _entries in (
     ("bias", "biases that would be left out in silence", {"bias": "all"}),
 ):
     _config(_name, _what, **_entries)
+
+
+def _weights(name: str, what: str, module: str) -> Write:
+    def write(path: Path) -> None:
+        tensors = {
+            f"base_model.model.{module}.lora_{part}.weight": headers.entry(shape, at, at + 128)
+            for part, shape, at in (("A", [2, 32], 0), ("B", [32, 2], 128))
+        }
+        headers.file(path, tensors, bytes(256))
+
+    write.__name__, write.__doc__ = name, f"Has matrices for {what}."
+    return sample("adapter weights")(write)
+
+
+_weights("missing_layer", "a layer that does not exist", "model.layers.7.self_attn.q_proj")
+_weights("missing_module", "a module that does not exist", "model.layers.0.self_attn.no_such")
+_weights("missing_everything", "a model of another kind", "transformer.h.0.attn.c_attn")
+_weights("climbing", "a module outside of the model", "model.layers.0.../../etc.q_proj")

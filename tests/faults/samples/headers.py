@@ -136,3 +136,13 @@ def a_list(path: Path) -> None:
 def empty(path: Path) -> None:
     """Is empty."""
     path.write_bytes(b"")
+
+
+@sample("safetensors, legal")
+def unordered_offsets(path: Path) -> None:
+    """Lists tensors in another order than that of their bytes, which the format allows."""
+    file(
+        path,
+        {"z": entry([1], 4, 6), "a": entry([1], 0, 2), "m": entry([1], 2, 4)},
+        b"\1\0\2\0\3\0",
+    )

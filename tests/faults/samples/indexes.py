@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.faults.samples import Write, sample
+from tests.faults.samples import Write, headers, sample
 
 
 def _names(name: str, what: str, file: object) -> Write:
@@ -50,3 +50,12 @@ def unicode_twins(path: Path) -> None:
 def no_map(path: Path) -> None:
     """Has no table of files."""
     path.write_text('{"weight_map": ["model.safetensors"]}')
+
+
+@sample("index")
+def in_two_shards(path: Path) -> None:
+    """Names one of two files beside it that both hold the tensor, with two values perhaps."""
+    for name in ("a.safetensors", "b.safetensors"):
+        headers.file(path.with_name(name), {"twice": headers.entry([1], 0, 2)}, b"\0\0")
+    table = {"twice": "a.safetensors", "x": "b.safetensors"}
+    path.write_text(json.dumps({"weight_map": table}))
