@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -204,17 +205,22 @@ def test_collecting_garbage_loses_nothing_that_is_in_use(built: Built) -> None:
 
 @fault(
     15,
-    "the clock is set back a year: every file seems to come from the future",
+    "the clock is set back a year: every file comes from the future",
     sees="nothing",
     then="runs nothing: contents count, times do not",
 )
 @pytest.mark.full
 def test_a_clock_set_back_changes_nothing(built: Built) -> None:
-    later = time.time() + 365 * 86400
-    for top in ("models", "merged", "quantized", "src", "conf", "embedded"):
-        for path in (built.folder / top).rglob("*"):
-            if path.is_file():
-                os.utime(path, (later, later))
+    if shutil.which("faketime") is None:
+        pytest.skip("setting the clock back needs faketime")
+    back = ("faketime", "-f", "-365d")
+    year = built.project.run(*back, "date", "+%Y")
+    assert int(year) < time.gmtime().tm_year
+    out = built.project.run(*back, "dvc", "repro")
+    assert "Running stage" not in out
+    out = built.project.run(*back, "dvc", "repro", "-f", "-s", "gradient")
+    assert "Running stage 'gradient'" in out
+    assert built.read_lock() == built.lock
+    # And the clock is right again: now a stage's output comes from long before its inputs.
     assert built.project.stages_run("repro") == []
-    built.project.run("dvc", "repro", "-f", "-s", "gradient")
     assert built.read_lock() == built.lock
