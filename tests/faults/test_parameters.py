@@ -178,8 +178,9 @@ def apart(
     39,
     "an environment that changes arithmetic: switches of numba and OpenMP, flush-to-zero set by "
     "another library",
-    sees="the same bytes, or `error: another library of this process has set the processor to "
-    "flush subnormal numbers to zero …`",
+    sees="the same bytes, or `error: NUMBA_DISABLE_JIT=1 turns off the compiler …; unset it` "
+    "(tests/kernels/test_compiled.py), or `error: another library of this process has set the "
+    "processor to flush subnormal numbers to zero …`",
     then="the same bytes, in an environment without it",
 )
 @pytest.mark.full
