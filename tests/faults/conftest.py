@@ -91,8 +91,8 @@ def built(clone_built: Built) -> Built:
     project.run("git", "checkout", "-q", ".")
     project.run("git", "clean", "-fdq")
     shutil.rmtree(clone_built.folder / "scratch", ignore_errors=True)
-    # A stage that was forced made its outputs anew beside objects that were in the cache already, and
-    # DVC leaves such copies as they are unless it is told to link them again.
+    # A stage that was forced made its outputs anew beside objects that were in the cache already,
+    # and DVC leaves such copies as they are unless it is told to link them again.
     project.run("dvc", "checkout", "-q", "--force", "--relink")
     return clone_built
 
