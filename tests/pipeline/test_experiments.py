@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -103,12 +107,34 @@ def test_a_dropped_donor_takes_its_score_along(project: Project) -> None:
     assert json.loads(project.read("metrics.json"))["scores"] == {}
 
 
-def test_a_queued_sweep_of_three_densities_succeeds(project: Project) -> None:
-    project.run("dvc", "exp", "run", "--queue", "-S", "ties.density=0.2,0.4,0.6")
-    project.run("dvc", "exp", "run", "--run-all")
-    shown = json.loads(project.run("dvc", "exp", "show", "--json", "-n", "1"))
-    text = json.dumps(shown)
-    assert "Failed" not in text
+def test_a_queued_sweep_runs_two_at_a_time_and_shares_what_came_before(project: Project) -> None:
+    one_thread = {"REMERGE_THREADS": "1"}
+    project.run("dvc", "exp", "run", "--queue", "-S", "ties.density=0.2,0.4,0.6", **one_thread)
+    # Its workers live on and keep what they inherit, so there must be nobody at its other end.
+    subprocess.run(
+        ["dvc", "queue", "start", "-j", "2"],
+        cwd=project.folder,
+        env=project.environment() | one_thread,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+    most, states = 0, {"Queued": 3}
+    while "Queued" in states or "Running" in states:
+        time.sleep(1)
+        status = project.run("dvc", "queue", "status")
+        words = ("Queued", "Running", "Success", "Failed")
+        rows = [line.split() for line in status.splitlines()]
+        states = Counter(word for row in rows for word in row if word in words)
+        most = max(most, states["Running"])
+    assert states == {"Success": 3}, status
+    assert most == 2
+    for row in rows:
+        if "Success" in row:
+            told = project.run("dvc", "queue", "logs", row[0])
+            assert re.findall(r"Running stage '([^']+)'", told) == MERGES, told
+    text = json.dumps(json.loads(project.run("dvc", "exp", "show", "--json", "-n", "1")))
     for density in ("0.2", "0.4", "0.6"):
         assert f'"density": {density}' in text
 
