@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -122,6 +121,12 @@ def make_sparse(folder: Path) -> int:
     return len(shards)
 
 
+def peak_memory() -> int:
+    """Bytes that this program has held at most; getrusage would count its parent's, up to exec."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
 def plan() -> None:
     """Plan, not run, a TIES merge of 8 donors of 405B."""
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +144,7 @@ def plan() -> None:
         inputs = inputs_by_tensor(made)
         prints = [footprint(inputs, shard) for shard in made.shards]
         seconds = time.perf_counter() - begin
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_memory()
     read, written = sum(p.read for p in prints), sum(p.written for p in prints)
     row(
         f"plan of 405B, {files[0]} shards, 8 donors: {read / 1e12:.2f} TB in, "
