@@ -18,6 +18,7 @@ from remerge.quantize import quantize
 from remerge.quantize.core.perplexity import measure
 from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import read_json
+from stages.running import SCRATCH, execution
 
 
 def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:
@@ -32,7 +33,8 @@ def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:
     texts = sorted(Path(settings["texts"]).glob("*.jsonl"))
     if settings["measure"] and not texts:
         raise RecipeError(f"quantize.texts: {settings['texts']} holds no .jsonl file")
-    quantize(model, out, name, threads=thread_count(), **written)
+    placed = execution(params)
+    quantize(model, out, name, threads=thread_count(), scratch=SCRATCH, **placed, **written)
     if settings["measure"]:
         manifest = out / "manifest.json"
         # Threads of a matrix product only hinder one another on models this small.

@@ -102,22 +102,26 @@ def encode_rows(tensor: LlamaTensor, kind: BlockType, start: int, stop: int) -> 
     return out
 
 
-def encode(
-    tensor: LlamaTensor, kind: BlockType, pool: ThreadPoolExecutor, depth: int
-) -> Iterator[np.ndarray]:
-    """The bytes of `tensor` as type `kind`, in order, with at most `depth` pieces under way."""
+def row_ranges(tensor: LlamaTensor, kind: BlockType) -> list[tuple[int, int]]:
+    """First and past-the-last row of each piece; CheckpointError for rows of broken blocks."""
     if tensor.columns % kind.width:
         raise CheckpointError(
             f"{tensor.info.path}: tensor {printable(tensor.info.name)!r}: {tensor.columns} columns "
             f"are no multiple of {kind.width}, as {kind.name} needs"
         )
     step = max(1, PIECE // tensor.columns)
+    return [(start, min(start + step, tensor.rows)) for start in range(0, tensor.rows, step)]
+
+
+def encode(
+    tensor: LlamaTensor, kind: BlockType, pool: ThreadPoolExecutor, depth: int
+) -> Iterator[np.ndarray]:
+    """The bytes of `tensor` as type `kind`, in order, with at most `depth` pieces under way."""
     waiting: deque[Future[np.ndarray]] = deque()
     try:
-        for start in range(0, tensor.rows, step):
+        for start, stop in row_ranges(tensor, kind):
             if len(waiting) >= depth:
                 yield waiting.popleft().result()
-            stop = min(start + step, tensor.rows)
             waiting.append(pool.submit(encode_rows, tensor, kind, start, stop))
         while waiting:
             yield waiting.popleft().result()
@@ -132,8 +136,11 @@ def write_tensors(
     threads: int,
     label: str,
     header: Callable[[LlamaTensor, BlockType], bytes] | None = None,
+    encoded: Callable[[LlamaTensor], Iterator[bytes]] | None = None,
 ) -> None:
     """Append all tensors, each behind its `header` if it has one, data at aligned places.
+
+    `encoded` gives the bytes of a tensor that were made elsewhere; without it they are made here.
 
     NumericError for NaN or Inf, CheckpointError for rows that `BlockType.width` does not divide,
     ToolError before anything is computed if the disk does not hold them.
@@ -147,6 +154,9 @@ def write_tensors(
             if header:
                 file.write(header(tensor, kind))
             file.write(bytes(-file.tell() % ALIGNMENT))
-            pieces = encode(tensor, kind, pool, depth=2 * threads)
-            file.writelines(piece.data for piece in pieces)
+            if encoded:
+                file.writelines(encoded(tensor))
+            else:
+                pieces = encode(tensor, kind, pool, depth=2 * threads)
+                file.writelines(piece.data for piece in pieces)
             bar.advance(tensor.info.nbytes)

@@ -17,6 +17,7 @@ from remerge.quantize.core.request import Request
 
 if TYPE_CHECKING:
     from remerge.quantize.core.reporting import QuantReport
+    from remerge.shards.artefact import MakeShards
 
 
 def quantize(
@@ -28,16 +29,20 @@ def quantize(
     calibration: Path | str | None = None,
     name: str = "model",
     prompt: str = "own",
+    make_shards: MakeShards | None = None,
+    scratch: Path | str = "scratch",
 ) -> QuantReport:
     """Write the Llama in `model_folder` in the format `format_name`, and a manifest.json.
 
     `threads` (default: all cores) changes the time, never a byte. `calibration` is the text that
     GPTQ is fitted to, not read for other formats. `name` is what the result calls the model, and
     `prompt` its chat template (``own``: the model's, if it has one; ``alpaca``; ``raw``: none),
-    where the format has a place for them. RecipeError for a format that does not exist, a missing
-    text or an unknown prompt; CheckpointError for a folder that is damaged, no Llama with a
-    SentencePiece tokenizer, or not what the format can hold; NumericError for NaN or Inf;
-    ToolError for a disk that is too small.
+    where the format has a place for them. `make_shards` makes the tensors of GGUF and GGML as units
+    of work in a folder of `scratch`, which an interrupted attempt leaves to the next; without it
+    this process makes them, as it always does for GPTQ. RecipeError for a format that does not
+    exist, a missing text or an unknown prompt; CheckpointError for a folder that is damaged, no
+    Llama with a SentencePiece tokenizer, or not what the format can hold; NumericError for NaN or
+    Inf; ToolError for a disk that is too small.
     """
     from remerge.shards.threads import require_ieee_arithmetic, thread_count
 
@@ -59,6 +64,8 @@ def quantize(
         Path(calibration) if calibration is not None else None,
         name,
         prompt,
+        make_shards,
+        Path(scratch),
     )
     with disk_errors(format_name, request.out):
         report: QuantReport = importlib.import_module(f"{room}.write").write(request)

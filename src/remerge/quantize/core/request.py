@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from remerge.quantize.core.format import Format
+
+if TYPE_CHECKING:
+    from remerge.shards.artefact import MakeShards
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,9 @@ class Request:
 
     `calibration` is a text for the formats that are fitted to one. `name` is what the file calls
     the model. `prompt` chooses its chat template: see `tensors.chat_template`.
+
+    `make_shards` makes the tensors of the exact formats, on a cluster for example; None: this
+    process does. It changes no byte either. `scratch` is where it leaves them until they are used.
     """
 
     model: Path
@@ -23,3 +30,5 @@ class Request:
     calibration: Path | None = None
     name: str = "model"
     prompt: str = "own"
+    make_shards: MakeShards | None = None
+    scratch: Path = Path("scratch")

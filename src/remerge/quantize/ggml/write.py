@@ -15,7 +15,9 @@ from collections import Counter
 
 from remerge.atomic import open_atomic
 from remerge.errors import CheckpointError
+from remerge.quantize.blocks import encoding
 from remerge.quantize.blocks.encoding import TYPES, BlockType, write_tensors
+from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
@@ -151,9 +153,12 @@ def write(request: Request) -> QuantReport:
     plan = [
         (tensor, TYPES[matrix_type if len(tensor.info.shape) == 2 else "F32"]) for tensor in tensors
     ]
-    with open_atomic(request.out / FILE_NAME) as file:
+    with (
+        encoded_in_units(plan, request, encoding.__name__) as encoded,
+        open_atomic(request.out / FILE_NAME) as file,
+    ):
         file.write(_header(shape, vocabulary, multiple, file_type))
-        write_tensors(file, plan, request.threads, label, _tensor_header)
+        write_tensors(file, plan, request.threads, label, _tensor_header, encoded)
     return write_report(
         request.out,
         request.form,

@@ -14,10 +14,12 @@ from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
 from remerge.atomic import publish, temporary_path
 from remerge.quantize.blocks.encoding import ALIGNMENT, BlockType, write_tensors
+from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
+from remerge.quantize.gguf import types
 from remerge.quantize.gguf.mixture import MIXTURES, choose_type
 from remerge.tensors.chat_template import chat_template
 from remerge.tensors.checkpoint import open_checkpoint, read_config
@@ -104,19 +106,20 @@ def write(request: Request) -> QuantReport:
     plan = [(tensor, choose_type(tensor, mixture, shape)) for tensor in tensors]
     out.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(out / FILE_NAME)
-    try:
-        writer = GGUFWriter(temporary, "llama")
-        _describe_model(writer, shape, request.name, mixture.file_type)
-        _describe_vocabulary(writer, vocabulary, template.text)
-        _write_header(writer, plan)
-        with temporary.open("ab") as file:
-            write_tensors(file, plan, request.threads, label)
-            file.write(bytes(-file.tell() % ALIGNMENT))
-            file.flush()
-            fsync(file.fileno())
-        publish(temporary, out / FILE_NAME)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with encoded_in_units(plan, request, types.__name__) as encoded:
+        try:
+            writer = GGUFWriter(temporary, "llama")
+            _describe_model(writer, shape, request.name, mixture.file_type)
+            _describe_vocabulary(writer, vocabulary, template.text)
+            _write_header(writer, plan)
+            with temporary.open("ab") as file:
+                write_tensors(file, plan, request.threads, label, encoded=encoded)
+                file.write(bytes(-file.tell() % ALIGNMENT))
+                file.flush()
+                fsync(file.fileno())
+            publish(temporary, out / FILE_NAME)
+        finally:
+            temporary.unlink(missing_ok=True)
     return write_report(
         out,
         request.form,

@@ -1,0 +1,162 @@
+"""The exact formats as units of work: files of encoded tensors, made on a cluster's nodes.
+
+>>> with encoded_in_units(plan, request, types.__name__) as encoded:
+...     write_tensors(file, plan, request.threads, label, encoded=encoded)
+
+A container is one file in a fixed order, but what fills it is one pure function a tensor. So the
+encoded tensors are the shards of a plan like a merge's, made wherever the request says, and are
+then copied to their places in the container, each with its digest checked once more on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remerge.atomic import json_text
+from remerge.disk import require_spaces
+from remerge.errors import ToolError, printable
+from remerge.quantize.blocks.encoding import BlockType, encode_rows, row_ranges
+from remerge.quantize.core.llama import LlamaTensor
+from remerge.quantize.core.request import Request
+from remerge.shards.layout import OutputTensor, Shard, plan_shards
+from remerge.tensors.checkpoint import read_json
+from remerge.tensors.safetensors import TensorInfo
+
+if TYPE_CHECKING:
+    from remerge.shards.units import Emit, TensorRecord
+
+#: Encoded bytes of a unit, less than a merge's: a weight takes longer to encode than to merge.
+SHARD_BYTES = 256_000_000
+_LIBRARY = Path(__file__).resolve().parents[2]
+#: Code that decides the bytes of an encoded tensor, beside the room of its table of types.
+_ROOMS = ("kernels", "tensors", "shards", "quantize/core", "quantize/blocks")
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class EncodePlan:
+    """Encoded tensors as U8 [nbytes], under the names that they have in the checkpoint.
+
+    `sources` says what each is encoded from, and as which type of `TYPES` in the module `table`:
+    a name, since a compiled kernel is nothing to send to another machine.
+    """
+
+    label: str
+    shards: tuple[Shard, ...]
+    sources: Mapping[str, tuple[LlamaTensor, str]]
+    table: str
+
+    def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
+        """The checkpoint's tensor."""
+        return [self.sources[tensor.name][0].info]
+
+    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+        """Encode the tensor in the same steps as `encode`; no statistics."""
+        source, name = self.sources[tensor.name]
+        kind: BlockType = importlib.import_module(self.table).TYPES[name]
+        for start, stop in row_ranges(source, kind):
+            emit(encode_rows(source, kind, start, stop))
+        return {}
+
+
+def plan_units(plan: Sequence[tuple[LlamaTensor, BlockType]], table: str, label: str) -> EncodePlan:
+    """The units that encode `plan`; CheckpointError for rows of broken blocks."""
+    for tensor, kind in plan:
+        row_ranges(tensor, kind)  # refused before the work, not in it
+    outputs = [OutputTensor(t.info.name, "U8", (kind.size(t.info.size),)) for t, kind in plan]
+    sources = {tensor.info.name: (tensor, kind.name) for tensor, kind in plan}
+    return EncodePlan(label, plan_shards(outputs, SHARD_BYTES), sources, table)
+
+
+@contextmanager
+def encoded_in_units(
+    plan: Sequence[tuple[LlamaTensor, BlockType]], request: Request, table: str
+) -> Iterator[Callable[[LlamaTensor], Iterator[bytes]] | None]:
+    """The bytes of each tensor of `plan`, made by `request.make_shards`; None where that is None.
+
+    table  name of the module whose `TYPES` holds the types of `plan`
+
+    Finished units are kept in `request.scratch` until the block ends well, so that the next attempt
+    takes them over. ToolError before anything is computed if the disk does not hold them and the
+    container, and for a unit that is not what it was when it was made.
+    """
+    if request.make_shards is None:
+        yield None
+        return
+    units = plan_units(plan, table, request.form.name)
+    # All attempts at one output share the beginning of their name: those from another model or by
+    # other code would stay for ever.
+    attempts = hashlib.sha256(str(request.out.resolve()).encode()).hexdigest()[:16]
+    work = request.scratch / f"{attempts}-{_key(units, request.model)}"
+    missing = [shard for shard in units.shards if not (work / shard.file).exists()]
+    total = sum(shard.nbytes for shard in units.shards)
+    needs = [(work, sum(shard.nbytes for shard in missing)), (request.out, total)]
+    require_spaces(needs, units.label)
+    records = request.make_shards(units, work, request.threads)
+    sha256 = {record.name: record for record in records}
+    places = {
+        name: (work / shard.file, offset)
+        for shard in units.shards
+        for name, offset in shard.offsets().items()
+    }
+    yield lambda tensor: _copied(*places[tensor.info.name], sha256[tensor.info.name])
+    for attempt in request.scratch.glob(f"{attempts}-*"):
+        shutil.rmtree(attempt, ignore_errors=True)
+
+
+def _copied(path: Path, offset: int, record: TensorRecord) -> Iterator[bytes]:
+    """The bytes of a tensor in a finished unit; ToolError after them unless they are the record's.
+
+    The container is not whole by then, so nothing wrong appears under a final name.
+    """
+    digest, left = hashlib.sha256(), record.shape[0]
+    with path.open("rb") as file:
+        file.seek(offset)
+        while block := file.read(min(left, _BLOCK)):
+            digest.update(block)
+            left -= len(block)
+            yield block
+    if digest.hexdigest() != record.sha256:
+        raise ToolError(
+            f"{path}: tensor {printable(record.name)!r} has changed since it was encoded; check "
+            "the disk and run it again: this unit is made anew, the others are kept"
+        )
+
+
+def _key(units: EncodePlan, model: Path) -> str:
+    """A digest of all that decides the bytes of the units: model, types, layout and code."""
+    sources = [
+        [asdict(tensor) | {"info": [tensor.info.name, tensor.info.dtype, tensor.info.shape]}, kind]
+        for tensor, kind in units.sources.values()
+    ]
+    layout = [[s.file, hashlib.sha256(s.header).hexdigest()] for s in units.shards]
+    described = [_identity(units, model), sources, layout, _code_digest(units.table)]
+    return hashlib.sha256(json_text(described).encode()).hexdigest()[:32]
+
+
+def _identity(units: EncodePlan, model: Path) -> Any:
+    """The model's id where its manifest says one, else the sizes and times of its files."""
+    manifest = model / "manifest.json"
+    said = read_json(manifest).get("model_id") if manifest.is_file() else None
+    if isinstance(said, str):
+        return said
+    stats = {path: path.stat() for path in sorted({t.info.path for t, _ in units.sources.values()})}
+    return [[str(path.resolve()), s.st_size, s.st_mtime_ns] for path, s in stats.items()]
+
+
+def _code_digest(table: str) -> str:
+    """SHA-256 over the source of everything that decides the bytes of an encoded tensor."""
+    own = Path(str(sys.modules[table].__file__)).resolve().parent
+    total = hashlib.sha256()
+    for folder in sorted({own, *(_LIBRARY / room for room in _ROOMS)}):
+        for path in sorted(folder.glob("*.py")):
+            total.update(path.name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
