@@ -16,12 +16,13 @@ from tests.faults.test_kills import forget
 
 pytestmark = pytest.mark.full
 
-MERGES = {
+MADE = {
     "bake_loras@lookup": "baked/lookup",
     "bake_loras@brackets": "baked/brackets",
     "ties_p1": "merged/p1",
     "ties_p2": "merged/p2",
     "gradient": "merged/final",
+    "quantize_eval@gguf_f16": "quantized/gguf_f16",
 }
 
 
@@ -37,7 +38,7 @@ def test_the_recipe_on_two_nodes_of_which_one_dies_in_ties_p1_leaves_the_same_lo
     built: Built,  # noqa: F811
     cluster: Cluster,
 ) -> None:
-    for out in MERGES.values():
+    for out in MADE.values():
         forget(built, out)
     settings = [f"address={cluster.address}", "cpus=1", "memory=0"]
     overrides = ["execution=ray", *(f"execution.{setting}" for setting in settings)]
@@ -61,7 +62,8 @@ def test_the_recipe_on_two_nodes_of_which_one_dies_in_ties_p1_leaves_the_same_lo
     assert command.returncode == 0, told
     assert killed and len(killed[0]) < 16, "the node was to die in the midst of ties_p1"
     assert "units on 2 nodes" in told and "units on 1 nodes" in told
-    for stage in MERGES:
+    assert "gguf_f16: 1 units on 1 nodes" in told
+    for stage in MADE:
         assert f"Running stage '{stage}'" in told
     unchanged = ["git", "diff", "--exit-code", "--stat", "dvc.lock"]
     assert subprocess.run(unchanged, cwd=built.folder).returncode == 0

@@ -124,6 +124,7 @@ def test_a_shortened_unit_is_told_too(tiny_llama: Path, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.full
 def test_gptq_is_fitted_here_whatever_makes_shards(
     tiny_llama: Path, text: Path, tmp_path: Path
 ) -> None:
