@@ -126,18 +126,24 @@ def test_what_nobody_pushed_is_built_from_what_was(
     assert other.digests("merged/final") == builder.digests("merged/final")
 
 
+def push_an_experiment(builder: Clone, store: Store, name: str, bare: Path) -> dict[str, bytes]:
+    """Share the build and the experiment `dense` by git at `bare`; the experiment's digests."""
+    subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
+    push(builder, store)
+    builder.git("remote", "add", name, str(bare))
+    builder.git("commit", "--quiet", "--all", "--message=a remote")
+    builder.git("push", "--quiet", name, "main")
+    builder.dvc("exp", "run", "--quiet", "--name=dense", "--set-param=ties.density=0.9")
+    tried = builder.digests()
+    builder.dvc("exp", "push", "--quiet", name, "dense")
+    return tried
+
+
 def test_experiments_travel_through_git_and_the_remote(
     builder: Clone, join: Join, any_store: Store, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare.git"
-    subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
-    push(builder, any_store)
-    builder.git("remote", "add", "team", str(bare))
-    builder.git("commit", "--quiet", "--all", "--message=a remote")
-    builder.git("push", "--quiet", "team", "main")
-    builder.dvc("exp", "run", "--quiet", "--name=dense", "--set-param=ties.density=0.9")
-    tried = builder.digests()
-    builder.dvc("exp", "push", "--quiet", "team", "dense")
+    tried = push_an_experiment(builder, any_store, "team", bare)
     other = join("other")
     other.use(any_store.settings)
     other.git("checkout", "--quiet", "--", ".")
@@ -170,14 +176,7 @@ def test_collecting_in_the_remote_spares_the_experiments_of_others(
     builder: Clone, join: Join, store: FolderStore, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare.git"
-    subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
-    push(builder, store)
-    builder.git("remote", "add", "origin", str(bare))
-    builder.git("commit", "--quiet", "--all", "--message=a remote")
-    builder.git("push", "--quiet", "origin", "main")
-    builder.dvc("exp", "run", "--quiet", "--name=dense", "--set-param=ties.density=0.9")
-    tried = builder.digests()
-    builder.dvc("exp", "push", "--quiet", "origin", "dense")
+    tried = push_an_experiment(builder, store, "origin", bare)
     # Somebody who has never seen the experiment collects, with the commands of docs/team.md.
     other = join("other")
     other.use(store.settings)
