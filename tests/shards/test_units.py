@@ -215,3 +215,28 @@ def test_a_shard_that_cannot_be_flushed_stops_the_work(
         build_shards(plan, tmp_path, 1)
     assert len(computed) < sum(len(shard.tensors) for shard in plan.shards)
     assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_slow_disk_lets_few_finished_shards_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each one that waits is an open file, and pages that the machine cannot have back."""
+    tensors = {f"t{i}": ("F16", np.zeros(8, np.float32)) for i in range(60)}
+    for name in ("base", "one"):
+        write_model(tmp_path / name, tensors)
+    donor = Donor(open_checkpoint(tmp_path / "one"), 0.5, 1.0)
+    plan = plan_ties(
+        open_checkpoint(tmp_path / "base"), [donor], TiesSettings(), dtype="F16", shard_bytes=16
+    )
+    waiting: list[int] = []
+    flush = os.fsync
+
+    def slow(descriptor: int) -> None:
+        waiting.append(len(list((tmp_path / "out").glob(".*.partial"))))
+        time.sleep(0.02)
+        flush(descriptor)
+
+    monkeypatch.setattr(units.os, "fsync", slow)
+    assert len(build_shards(plan, tmp_path / "out", 2)) == len(plan.shards) == 60
+    # Those that wait, one more in the hands of each thread, and records on their way.
+    assert max(waiting) <= units._UNFLUSHED + 6

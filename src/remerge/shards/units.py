@@ -35,6 +35,8 @@ from remerge.tensors.safetensors import TensorInfo
 CHUNK = 1 << 18
 #: Bytes asked for ahead of one input tensor: enough to keep a disk busy.
 READ_AHEAD = 1 << 28
+#: Finished shards that may wait for the disk before the threads wait too.
+_UNFLUSHED = 8
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Emit = Callable[[np.ndarray], None]
@@ -181,6 +183,8 @@ def _run(plan: Plan, files: list[_ShardFile], threads: int, bar: Bar) -> None:
     later: Iterator[tuple[_ShardFile, OutputTensor]] = iter(order[threads:])
     take = threading.Lock()
     flushes: list[Future[None]] = []
+    # Each is an open file and dirty pages; a slow disk must not let them pile up without end.
+    unflushed = threading.Semaphore(_UNFLUSHED)
 
     def flush(file: _ShardFile) -> None:
         try:
@@ -188,6 +192,8 @@ def _run(plan: Plan, files: list[_ShardFile], threads: int, bar: Bar) -> None:
         except BaseException:
             stop.set()
             raise
+        finally:
+            unflushed.release()
 
     def work(flusher: ThreadPoolExecutor) -> None:
         require_ieee_arithmetic()
@@ -202,6 +208,7 @@ def _run(plan: Plan, files: list[_ShardFile], threads: int, bar: Bar) -> None:
             file.open()
             record = _compute(plan, file, tensor, bar, stop)
             if file.add(record):
+                unflushed.acquire()
                 flushes.append(flusher.submit(flush, file))
 
     try:
