@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -21,6 +23,7 @@ from remerge.shards.units import TensorRecord, build_shards
 from tests.cluster.models import make_family, make_model, ties_of
 from tests.cluster.nodes import Cluster
 
+T = TypeVar("T")
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 DRIVER = """
@@ -64,11 +67,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def wait_for(what: str, condition: object, seconds: float = 60) -> None:
+def wait_for(what: str, condition: Callable[[], T], seconds: float = 60) -> T:
+    """What the condition returns as soon as it is true of it."""
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"{what} did not come"
         time.sleep(0.02)
+    return found
 
 
 def driver(cluster: Cluster, family: Path, **settings: object) -> subprocess.Popen[bytes]:
@@ -175,8 +180,9 @@ def test_a_node_and_then_a_worker_killed_in_mid_unit_leave_the_same_bytes(
         done = len(list(out.glob("*.safetensors")))
         wait_for("another shard", lambda: len(list(out.glob("*.safetensors"))) > done)
         # What the kernel does to a process when memory runs out.
-        wait_for("a unit on the first node", cluster.nodes[0].workers)
-        os.kill(cluster.nodes[0].workers()[0], signal.SIGKILL)
+        worker, *_ = wait_for("a unit on the first node", cluster.nodes[0].workers)
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
     thread = threading.Thread(target=faults)
     thread.start()

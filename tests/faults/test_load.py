@@ -28,7 +28,7 @@ def watch():
     global most
     while not done.wait(0.005):
         most = max(most, _anonymous())
-watcher = threading.Thread(target=watch)
+watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
 began = time.monotonic()
 base, *donors = [Path(p) for p in sys.argv[3:]]
