@@ -58,37 +58,44 @@ def _low_rank_row(a_f64, b_row_f64, start, count, row_f64):
 
 
 @_inline
-def _low_rank_pair(a_f64, b_row_f64, c_row_f64, start, count, row_f64, next_f64):
-    """Two rows of B at a time: what is read of A serves both."""
-    rank = b_row_f64.size
+def _low_rank_four(a_f64, b_f64, first, start, count, rows_f64):
+    """Four rows of B at a time, from `first` on: what is read of A serves them all."""
+    rank = b_f64.shape[1]
+    r0, r1, r2, r3 = rows_f64[0], rows_f64[1], rows_f64[2], rows_f64[3]
     for j in range(count):
-        row_f64[j] = 0.0
-        next_f64[j] = 0.0
+        r0[j] = r1[j] = r2[j] = r3[j] = 0.0
     k = 0
     while k + 4 <= rank:
-        b0, b1, b2, b3 = b_row_f64[k], b_row_f64[k + 1], b_row_f64[k + 2], b_row_f64[k + 3]
-        c0, c1, c2, c3 = c_row_f64[k], c_row_f64[k + 1], c_row_f64[k + 2], c_row_f64[k + 3]
+        b, c = b_f64[first, k : k + 4], b_f64[first + 1, k : k + 4]
+        d, e = b_f64[first + 2, k : k + 4], b_f64[first + 3, k : k + 4]
+        b0, b1, b2, b3 = b[0], b[1], b[2], b[3]
+        c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
+        d0, d1, d2, d3 = d[0], d[1], d[2], d[3]
+        e0, e1, e2, e3 = e[0], e[1], e[2], e[3]
         a0 = a_f64[k, start : start + count]
         a1 = a_f64[k + 1, start : start + count]
         a2 = a_f64[k + 2, start : start + count]
         a3 = a_f64[k + 3, start : start + count]
         for j in range(count):
-            total = row_f64[j] + b0 * a0[j]
-            other = next_f64[j] + c0 * a0[j]
-            total = total + b1 * a1[j]
-            other = other + c1 * a1[j]
-            total = total + b2 * a2[j]
-            other = other + c2 * a2[j]
-            row_f64[j] = total + b3 * a3[j]
-            next_f64[j] = other + c3 * a3[j]
+            x0, x1, x2, x3 = a0[j], a1[j], a2[j], a3[j]
+            r0[j] = r0[j] + b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+            r1[j] = r1[j] + c0 * x0 + c1 * x1 + c2 * x2 + c3 * x3
+            r2[j] = r2[j] + d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
+            r3[j] = r3[j] + e0 * x0 + e1 * x1 + e2 * x2 + e3 * x3
         k += 4
     while k < rank:
-        b0 = b_row_f64[k]
-        c0 = c_row_f64[k]
         a0 = a_f64[k, start : start + count]
+        b0, c0, d0, e0 = (
+            b_f64[first, k],
+            b_f64[first + 1, k],
+            b_f64[first + 2, k],
+            b_f64[first + 3, k],
+        )
         for j in range(count):
-            row_f64[j] = row_f64[j] + b0 * a0[j]
-            next_f64[j] = next_f64[j] + c0 * a0[j]
+            r0[j] = r0[j] + b0 * a0[j]
+            r1[j] = r1[j] + c0 * a0[j]
+            r2[j] = r2[j] + d0 * a0[j]
+            r3[j] = r3[j] + e0 * a0[j]
         k += 1
 
 
@@ -128,18 +135,17 @@ def bake_rows(
     type). A and B are checked by the caller.
     """
     weight_f32 = np.empty(block, np.float32)
-    pair_f64 = np.empty((2, block), np.float64)
+    rows_f64 = np.empty((4, block), np.float64)
     # Columns outside: a strip of A stays in the cache while all rows use it.
     for start in range(0, columns, block):
         count = min(block, columns - start)
-        for row in range(first_row, last_row, 2):
-            rows = min(2, last_row - row)
-            if rows == 2:
-                _low_rank_pair(
-                    a_f64, b_f64[row], b_f64[row + 1], start, count, pair_f64[0], pair_f64[1]
-                )
+        row = first_row
+        while row < last_row:
+            rows = 4 if row + 4 <= last_row else 1
+            if rows == 4:
+                _low_rank_four(a_f64, b_f64, row, start, count, rows_f64)
             else:
-                _low_rank_row(a_f64, b_f64[row], start, count, pair_f64[0])
+                _low_rank_row(a_f64, b_f64[row], start, count, rows_f64[0])
             for i in range(rows):
                 element = (row + i) * columns + start
                 position = element - first_row * columns
@@ -149,7 +155,7 @@ def bake_rows(
                     element,
                     count,
                     scale,
-                    pair_f64[i],
+                    rows_f64[i],
                     weight_f32,
                     out,
                     out_code,
@@ -157,6 +163,7 @@ def bake_rows(
                 )
                 if status != OK:
                     return status
+            row += rows
     return OK
 
 
