@@ -240,3 +240,37 @@ def test_a_slow_disk_lets_few_finished_shards_wait(
     assert len(build_shards(plan, tmp_path / "out", 2)) == len(plan.shards) == 60
     # Those that wait, one more in the hands of each thread, and records on their way.
     assert max(waiting) <= units._UNFLUSHED + 6
+
+
+def test_the_disk_is_asked_to_begin_on_every_byte(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    start = units.start_writeback
+
+    def noted(descriptor: int, offset: int, nbytes: int) -> None:
+        asked.append((offset, offset + nbytes))
+        start(descriptor, offset, nbytes)
+
+    monkeypatch.setattr(units, "start_writeback", noted)
+    monkeypatch.setattr(units, "_WRITEBACK", 1 << 12)
+    donor = Donor(open_checkpoint(family / "x"), 0.33)
+    plan = plan_ties(
+        open_checkpoint(family / "base"), [donor], TiesSettings(), dtype="F16", shard_bytes=10**9
+    )
+    (shard,) = plan.shards
+    build_shards(plan, tmp_path, 1)
+    reached = len(shard.header)
+    for begin, end in sorted(asked):
+        assert begin <= reached
+        reached = max(reached, end)
+    assert reached == shard.nbytes and len(asked) > len(shard.tensors)
+
+
+def test_asking_the_disk_is_advice(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.write(b"x")
+        file.flush()
+        units.start_writeback(file.fileno(), 0, 1)
+        units.start_writeback(10**6, 0, 1)  # no such file: no error either
+    assert (tmp_path / "file").read_bytes() == b"x"

@@ -29,12 +29,15 @@ from remerge.errors import ToolError
 from remerge.progress import Bar, track
 from remerge.shards.layout import OutputTensor, Shard
 from remerge.shards.threads import require_ieee_arithmetic
+from remerge.shards.writeback import start_writeback
 from remerge.tensors.safetensors import TensorInfo
 
 #: Elements a call of a kernel; one result buffer a thread of this many elements.
 CHUNK = 1 << 18
 #: Bytes asked for ahead of one input tensor: enough to keep a disk busy.
 READ_AHEAD = 1 << 28
+#: Bytes of a tensor that are written before the disk is asked to begin on them.
+_WRITEBACK = 1 << 24
 #: Finished shards that may wait for the disk before the threads wait too.
 _UNFLUSHED = 8
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -93,11 +96,15 @@ class _ShardFile:
                 os.pwrite(self._descriptor, self.shard.header, 0)
 
     def write(self, tensor: OutputTensor, position: int, data: memoryview) -> None:
-        offset = self._offsets[tensor.name] + position
+        begin = self._offsets[tensor.name]
+        offset, end = begin + position, position + len(data)
         with _writing(self.path):
             while data:
                 written = os.pwrite(self._descriptor, data, offset)
                 data, offset = data[written:], offset + written
+        asked = position - position % _WRITEBACK
+        if end - asked >= _WRITEBACK or end == tensor.nbytes:
+            start_writeback(self._descriptor, begin + asked, end - asked)
 
     def add(self, record: TensorRecord) -> bool:
         """Note a finished tensor; True for the one that completes the shard."""
