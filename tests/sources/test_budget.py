@@ -154,7 +154,11 @@ def test_what_has_no_rate_is_named_beside_the_sum(
 ) -> None:
     main(["plan", "tiny", "quantize=gguf_f16"])
     out = capfd.readouterr().out
-    assert "without quantize_eval: no rate is known" in out
+    assert "without 10 items of quantize_eval: no rate is known" in out
+    (line,) = [line for line in out.splitlines() if "gguf_f16" in line]
+    assert line.endswith(" 0.0")  # a format has a rate of its own
+    main(["plan", "tiny", "quantize=gptq_4bit_128g"])
+    assert "without 11 items of quantize_eval" in capfd.readouterr().out
 
 
 def test_every_header_is_read_once_for_a_plan(

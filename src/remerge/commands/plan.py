@@ -19,6 +19,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -149,7 +150,7 @@ def _exact(params: Mapping[str, Any]) -> dict[str, SourceSize]:
 
 
 def _rates() -> dict[str, Any]:
-    """Bytes read and written a second, by stage; empty where nothing was measured."""
+    """Bytes read and written a second, by stage or format; empty where nothing was measured."""
     try:
         rates = json.loads(RATES.read_text())
     except (OSError, ValueError):
@@ -160,12 +161,12 @@ def _rates() -> dict[str, Any]:
 def _print_table(budget: Budget, rates: Mapping[str, Any], network_mb: float) -> None:
     row = "{:<14} {:<18} {:>10} {:>10} {:>10} {:>10} {:>8}"
     print(row.format("stage", "", "downloads", "reads", "writes", "temporary", "minutes"))
-    total, untold = 0.0, dict[str, None]()
+    total, untold = 0.0, Counter[str]()
     for step in budget.steps:
         seconds = _seconds(step, rates, network_mb)
         total += seconds or 0.0
         if seconds is None:
-            untold[step.stage] = None
+            untold[step.stage] += 1
         print(
             row.format(
                 step.stage,
@@ -176,14 +177,16 @@ def _print_table(budget: Budget, rates: Mapping[str, Any], network_mb: float) ->
             ).rstrip()
         )
     if total:
-        without = f"without {' and '.join(untold)}: no rate is known" if untold else ""
+        items = [f"{n} {'item' if n == 1 else 'items'} of {stage}" for stage, n in untold.items()]
+        without = f"without {' and '.join(items)}: no rate is known" if items else ""
         print(f"{without:<77} {total / 60:>8.0f}")
 
 
 def _seconds(step: Step, rates: Mapping[str, Any], network_mb: float) -> float | None:
-    """Time of a step: its bytes at the stage's rate, or the network if that is slower."""
+    """Time of a step: its bytes at the rate of its format or stage, or the network's if slower."""
     stage = step.stage.partition("_p")[0] if step.stage.startswith("ties") else step.stage
-    rate = (rates.get("bytes_per_second") or {}).get(stage)
+    known = rates.get("bytes_per_second") or {}
+    rate = known.get(step.item if stage == "quantize_eval" else stage)
     if not rate or not step.writes:
         return None
     return max((step.reads + step.writes) / float(rate), step.download / (network_mb * 1e6))
