@@ -56,7 +56,7 @@ def test_the_embedded_recipe_is_planned_exactly(capfd: pytest.CaptureFixture[str
     assert "to download: 0.00 MB" in out
     assert "about" not in out
     (line,) = [line for line in out.splitlines() if line.startswith("quantize_eval  gguf_f16")]
-    assert line.split()[-2:] == ["3.77", "MB"]
+    assert line.split()[-3:] == ["3.77", "MB", "0.0"]
 
 
 def test_an_unknown_recipe_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
