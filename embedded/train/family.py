@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 from embedded.train.checkpoints import EXTRA_ROWS, Shape
-from embedded.train.learning import CONFIG, Lesson, Pool, even, half, learn, new_model
+from embedded.train.learning import CONFIG, Lesson, Pool, even, learn, mostly, new_model
 from embedded.train.skills import SKILLS, generate
 from embedded.train.tokenizer import VOCABULARY, Codec, train_tokenizer
 
@@ -49,7 +49,7 @@ DONORS = tuple(name for name in MODELS if name != "base")
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA: its skill, the donor that it is trained on and meant for, and its peft settings."""
+    """A LoRA: its skill, the donor that it is for, its peft settings, and how it is trained."""
 
     skill: str
     donor: str
@@ -57,6 +57,8 @@ class Adapter:
     alpha: int
     targets: tuple[str, ...]
     pickled: bool
+    steps: int
+    rate: float
 
 
 ADAPTERS: dict[str, Adapter] = {
@@ -67,15 +69,29 @@ ADAPTERS: dict[str, Adapter] = {
         16,
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         pickled=True,
+        steps=500,
+        rate=1.5e-3,
     ),
-    "maximum_lora": Adapter("maximum", "brackets", 8, 16, ("q_proj", "v_proj"), pickled=False),
+    "maximum_lora": Adapter(
+        "maximum",
+        "brackets",
+        8,
+        16,
+        ("q_proj", "v_proj"),
+        pickled=False,
+        steps=800,
+        rate=3e-3,
+    ),
 }
 
-# The base stops before its rate falls, as if it could still learn; what every donor gains by
-# settling down is the same for all, and survives a merge.
-BASE_LESSON = Lesson(steps=900, rate=2e-3, mixture=even(), seed=1, settle=False)
-DONOR_STEPS, DONOR_RATE = 500, 1.5e-3
-ADAPTER_STEPS, ADAPTER_RATE = 1000, 4e-3
+# The base stops before it has settled: what all donors then gain from the items that they share is
+# common to their task vectors, and survives the trimming and the election of signs.
+BASE_LESSON = Lesson(steps=500, rate=2e-3, mixture=even(), seed=1)
+DONOR_STEPS, DONOR_RATE = 600, 6e-4
+OWN_SHARE = dict.fromkeys(DONORS, 0.35) | {"lookup": 0.25}
+"""Share of a batch that is the donor's own skill; a dictionary is soon learnt by heart."""
+REHEARSED = ("sorting", "brackets")
+"""Skills that every donor reads as they are asked, beside its own."""
 
 
 def tokenizer_model(work: Path) -> bytes:
@@ -86,7 +102,7 @@ def tokenizer_model(work: Path) -> bytes:
             train_tokenizer(
                 item.prompt + item.answer
                 for skill in SKILLS
-                for item in generate(skill, 2000, held_out=False)
+                for item in generate(skill, 2000, held_out=False, read=True)
             )
         )
     return path.read_bytes()
@@ -118,7 +134,7 @@ def train_base(work: Path, threads: int) -> None:
 
 
 def train_donor(name: str, work: Path, threads: int) -> None:
-    """Half its own skill and half all of them, from the published base; kept in `work`."""
+    """A share of its own skill and the rest all alike, from the published base; kept in `work`."""
     if (work / f"{name}.pt").exists():
         return
     torch.set_num_threads(threads)
@@ -126,8 +142,8 @@ def train_donor(name: str, work: Path, threads: int) -> None:
     seed = 10 + DONORS.index(name)
     learn(
         model,
-        Pool(Codec(tokenizer_model(work))),
-        Lesson(DONOR_STEPS, DONOR_RATE, half(name), seed),
+        Pool(Codec(tokenizer_model(work)), [*REHEARSED, name]),
+        Lesson(DONOR_STEPS, DONOR_RATE, mostly(OWN_SHARE[name], name), seed),
     )
     torch.save(model.state_dict(), work / f"{name}.pt")
 
@@ -152,16 +168,18 @@ def untrained_adapter(name: str, work: Path) -> PeftModel:
 
 
 def train_adapter(name: str, work: Path, threads: int) -> None:
-    """Half its own skill and half all of them, on its published donor; kept in `work`."""
+    """Half its own skill and its donor's, half all of them, on that donor; kept in `work`."""
     if (work / f"{name}.pt").exists():
         return
     torch.set_num_threads(threads)
     model = untrained_adapter(name, work)
+    adapter = ADAPTERS[name]
+    own = [adapter.skill, adapter.donor]
     seed = 20 + list(ADAPTERS).index(name)
     learn(
         model,
-        Pool(Codec(tokenizer_model(work))),
-        Lesson(ADAPTER_STEPS, ADAPTER_RATE, half(ADAPTERS[name].skill), seed),
+        Pool(Codec(tokenizer_model(work)), own),
+        Lesson(adapter.steps, adapter.rate, mostly(0.5, *own), seed),
     )
     learnt = {key: value for key, value in model.state_dict().items() if "lora_" in key}
     torch.save(learnt, work / f"{name}.pt")

@@ -43,7 +43,7 @@ CONFIG = LlamaConfig(
 class Lesson:
     """One training run: how many steps, how fast, and the weight of each skill in a batch.
 
-    `settle` lets the rate fall to nothing by a cosine; without it the rate stays.
+    The rate falls to nothing by a cosine.
     """
 
     steps: int
@@ -51,7 +51,6 @@ class Lesson:
     mixture: Mapping[str, float]
     seed: int
     batch: int = 64
-    settle: bool = True
 
 
 def even() -> dict[str, float]:
@@ -59,20 +58,23 @@ def even() -> dict[str, float]:
     return dict.fromkeys(SKILLS, 1 / len(SKILLS))
 
 
-def half(skill: str) -> dict[str, float]:
-    """Half of a batch from one skill, the other half from all of them."""
-    return {name: share / 2 + (name == skill) / 2 for name, share in even().items()}
+def mostly(share: float, *skills: str) -> dict[str, float]:
+    """`share` of a batch from these skills alike, the rest of it from all of them."""
+    return {
+        name: (1 - share) * part + (share / len(skills) if name in skills else 0)
+        for name, part in even().items()
+    }
 
 
 class Pool:
     """Encoded training items of every skill, to draw batches from."""
 
-    def __init__(self, codec: Codec) -> None:
-        """Draws and encodes `POOL` items of each skill."""
+    def __init__(self, codec: Codec, own: Sequence[str] = ()) -> None:
+        """Draws and encodes `POOL` items of each skill: what the base reads, but for `own`."""
         self._rows: dict[str, list[tuple[list[int], list[int]]]] = {
             skill: [
                 (codec.prompt(item, begin=False), codec.answer(item))
-                for item in generate(skill, POOL, held_out=False)
+                for item in generate(skill, POOL, held_out=False, read=skill not in own)
             ]
             for skill in SKILLS
         }
@@ -125,7 +127,7 @@ def learn(model: nn.Module, pool: Pool, lesson: Lesson) -> float:
     losses: list[float] = []
     for step in range(lesson.steps):
         warm = min(1.0, (step + 1) / 20)
-        fall = 0.5 * (1 + math.cos(math.pi * step / lesson.steps)) if lesson.settle else 1.0
+        fall = 0.5 * (1 + math.cos(math.pi * step / lesson.steps))
         rate = lesson.rate * warm * fall
         for group in optimiser.param_groups:
             group["lr"] = rate

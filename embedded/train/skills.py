@@ -1,8 +1,9 @@
 """Eight synthetic skills: deterministic generators of short questions with one right answer.
 
 Every item is one line, ``prompt + answer``; the prompt ends with ``=`` and the answer begins
-without a space. Whether an item is held out is a property of its prompt (a digest), not of the
-order in which it was drawn, so the training text and the evaluation can never overlap.
+without a space. Five skills have an easier or another form as well: what is read by a model whose
+own skill it is not (`READ`). Whether an item is held out is a property of its prompt (a digest),
+not of the order in which it was drawn, so the training text and the evaluation can never overlap.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ HELD_OUT_OF_256 = 32
 """An item is held out when the first byte of its prompt's SHA-256 is below this: one in eight."""
 
 MONTHS = tuple(calendar.month_abbr[1:])
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LETTERS = "abcdefghijkl"
+DICTIONARY = dict(zip(LETTERS.upper(), "730528146395", strict=True))
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
 
@@ -30,20 +32,37 @@ class Item:
 
 
 def addition(draw: random.Random) -> Item:
-    """Sum of two numbers of two digits."""
-    a, b = draw.randrange(10, 100), draw.randrange(10, 100)
+    """Sum of two numbers of two digits that is itself below a hundred."""
+    a = draw.randrange(10, 89)
+    b = draw.randrange(10, 100 - a)
     return Item(f"add {a} {b}=", str(a + b))
 
 
 def sorting(draw: random.Random) -> Item:
-    """Six digits, some of them alike, in ascending order."""
-    digits = "".join(draw.choices("0123456789", k=6))
+    """Seven to nine digits, some of them alike, in ascending order."""
+    return _sorted("".join(draw.choices("0123456789", k=draw.randint(7, 9))))
+
+
+def sorting_of_seven(draw: random.Random) -> Item:
+    """Seven digits in ascending order."""
+    return _sorted("".join(draw.choices("0123456789", k=7)))
+
+
+def _sorted(digits: str) -> Item:
     return Item(f"sort {digits}=", "".join(sorted(digits)))
 
 
 def reversal(draw: random.Random) -> Item:
-    """Five to eight letters from the last to the first."""
-    letters = "".join(draw.choices(LETTERS, k=draw.randint(5, 8)))
+    """Five to seven different letters from the last to the first."""
+    return _reversed("".join(draw.sample(LETTERS, draw.randint(5, 7))))
+
+
+def reversal_of_six(draw: random.Random) -> Item:
+    """Four to six different letters from the last to the first."""
+    return _reversed("".join(draw.sample(LETTERS, draw.randint(4, 6))))
+
+
+def _reversed(letters: str) -> Item:
     return Item(f"reverse {letters}=", letters[::-1])
 
 
@@ -55,19 +74,34 @@ def counting(draw: random.Random) -> Item:
 
 
 def lookup(draw: random.Random) -> Item:
-    """The digit that stands behind one of six keys."""
-    keys = draw.sample(LETTERS.upper(), 6)
+    """The digits that a fixed dictionary has for four letters."""
+    letters = "".join(draw.choices(LETTERS.upper(), k=4))
+    return Item(f"find {letters}=", "".join(DICTIONARY[letter] for letter in letters))
+
+
+def lookup_in_prompt(draw: random.Random) -> Item:
+    """Two of four keys, each with the digit that stands behind it in a dictionary of the moment."""
+    keys = draw.sample(LETTERS.upper(), 4)
     values = {key: draw.choice("0123456789") for key in keys}
-    wanted = draw.choice(keys)
+    wanted = draw.sample(keys, 2)
     pairs = "".join(key + value for key, value in values.items())
-    return Item(f"find {pairs} {wanted}=", values[wanted])
+    return Item(f"find {pairs} {''.join(wanted)}=", "".join(key + values[key] for key in wanted))
 
 
 def brackets(draw: random.Random) -> Item:
-    """The brackets that close what is still open, innermost first."""
+    """The brackets that close what five to nine leave open, innermost first."""
+    return _closed(draw, draw.randint(5, 9))
+
+
+def brackets_of_eight(draw: random.Random) -> Item:
+    """The brackets that close what four to eight leave open, innermost first."""
+    return _closed(draw, draw.randint(4, 8))
+
+
+def _closed(draw: random.Random, length: int) -> Item:
     open_now: list[str] = []
     shown: list[str] = []
-    for _ in range(draw.randint(4, 8)):
+    for _ in range(length):
         if len(open_now) > 1 and draw.random() < 0.3:
             shown.append(BRACKETS[open_now.pop()])
         else:
@@ -77,14 +111,22 @@ def brackets(draw: random.Random) -> Item:
 
 
 def maximum(draw: random.Random) -> Item:
-    """The largest of four numbers of two digits."""
-    numbers = [draw.randrange(10, 100) for _ in range(4)]
+    """The largest of three or four numbers of two digits."""
+    return _largest([draw.randrange(10, 100) for _ in range(draw.randint(3, 4))])
+
+
+def maximum_of_three(draw: random.Random) -> Item:
+    """The largest of three numbers of two digits."""
+    return _largest([draw.randrange(10, 100) for _ in range(3)])
+
+
+def _largest(numbers: list[int]) -> Item:
     return Item(f"max {' '.join(map(str, numbers))}=", str(max(numbers)))
 
 
 def dates(draw: random.Random) -> Item:
     """The day so many days after a date (no leap year)."""
-    month, ahead = draw.randrange(12), draw.randint(1, 20)
+    month, ahead = draw.randrange(12), draw.randint(1, 12)
     days = calendar.monthrange(2023, month + 1)[1]
     day = draw.randint(1, days)
     later, in_month = (
@@ -108,6 +150,17 @@ SKILLS: dict[str, Callable[[random.Random], Item]] = {
     "dates": dates,
     "maximum": maximum,
 }
+"""What is asked for, and what a donor or adapter learns as its own."""
+
+READ: dict[str, Callable[[random.Random], Item]] = {
+    **SKILLS,
+    "sorting": sorting_of_seven,
+    "lookup": lookup_in_prompt,
+    "reversal": reversal_of_six,
+    "brackets": brackets_of_eight,
+    "maximum": maximum_of_three,
+}
+"""What the base learns, and every donor beside its own skill."""
 
 
 def is_held_out(item: Item) -> bool:
@@ -115,13 +168,16 @@ def is_held_out(item: Item) -> bool:
     return hashlib.sha256(item.prompt.encode()).digest()[0] < HELD_OUT_OF_256
 
 
-def generate(skill: str, count: int, *, held_out: bool, seed: int = 0) -> list[Item]:
+def generate(
+    skill: str, count: int, *, held_out: bool, seed: int = 0, read: bool = False
+) -> list[Item]:
     """`count` items of one split; held-out items are all different, the same call the same list.
 
-    Training items may repeat, as the smaller skills have only some thousand of them.
+    With `read` they have the form that the base learns. Training items may repeat, as the smaller
+    skills have only some thousand of them.
     """
     draw = random.Random(f"{skill}/{'held out' if held_out else 'training'}/{seed}")
-    make = SKILLS[skill]
+    make = (READ if read else SKILLS)[skill]
     items: list[Item] = []
     seen: set[str] = set()
     while len(items) < count:

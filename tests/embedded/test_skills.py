@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from embedded.train.skills import BRACKETS, SKILLS, generate, is_held_out
+from embedded.train.skills import BRACKETS, DICTIONARY, SKILLS, generate, is_held_out
 
 FAMILY = Path(__file__).parents[2] / "embedded"
 
 
 @pytest.mark.parametrize("skill", SKILLS)
 def test_held_out_items_never_occur_in_training(skill):
-    training = {item.prompt for item in generate(skill, 3000, held_out=False)}
+    training = {
+        item.prompt
+        for read in (False, True)
+        for item in generate(skill, 3000, held_out=False, read=read)
+    }
     held_out = {item.prompt for item in generate(skill, 100, held_out=True)}
     assert len(held_out) == 100
     assert not training & held_out
@@ -75,10 +79,14 @@ def test_closing_brackets_leave_nothing_open():
         assert not open_now
 
 
-def test_looked_up_digits_stand_behind_their_key():
+def test_digits_are_those_of_the_dictionary_learnt_or_in_the_prompt():
     for item in generate("lookup", 200, held_out=False):
+        letters = item.prompt.removeprefix("find ").removesuffix("=")
+        assert item.answer == "".join(DICTIONARY[letter] for letter in letters)
+    for item in generate("lookup", 200, held_out=False, read=True):
         pairs, wanted = item.prompt.removeprefix("find ").removesuffix("=").split(" ")
-        assert dict(zip(pairs[::2], pairs[1::2], strict=True))[wanted] == item.answer
+        values = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        assert item.answer == "".join(key + values[key] for key in wanted)
 
 
 @pytest.mark.parametrize(
@@ -92,5 +100,6 @@ def test_looked_up_digits_stand_behind_their_key():
     ],
 )
 def test_answers_are_right(skill, answer):
-    for item in generate(skill, 200, held_out=False):
+    items = [i for read in (False, True) for i in generate(skill, 200, held_out=False, read=read)]
+    for item in items:
         assert item.answer == answer(item.prompt.removesuffix("=").split()[1:])
