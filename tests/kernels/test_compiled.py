@@ -184,3 +184,16 @@ def test_settings_under_which_nothing_compiles_are_told_in_a_line(
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.startswith(f"error: {setting} ") and says in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_kernels_start_without_blas_and_leave_it_to_others() -> None:
+    """Loading scipy's BLAS with the first kernel takes as long as all the rest of a start."""
+    program = """
+import sys
+import remerge.kernels.blocks
+assert "scipy.linalg" not in sys.modules
+import numba, numpy as np
+product = numba.njit(lambda a, b: a @ b)(np.full((2, 3), 2.0), np.full((3, 2), 3.0))
+assert (product == 18).all() and "scipy.linalg" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -18,10 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,27 @@ from numba.core.serialize import dumps
 
 _DIGEST_BYTES = 32
 _ROOM = Path(__file__).parent
+
+
+def _load_without_blas() -> None:
+    """Keep numba from loading scipy's BLAS with its first kernel: half of a process's start.
+
+    It only wants to know whether BLAS is there, and asks again when code that calls it is compiled.
+    No kernel here does.
+    """
+    if "numba.np.arraymath" in sys.modules or find_spec("scipy") is None:
+        return
+    with suppress(ImportError, AttributeError):
+        from numba.np import linalg
+
+        ask, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+        try:
+            import_module("numba.np.arraymath")
+        finally:
+            linalg.ensure_blas = ask
+
+
+_load_without_blas()
 
 
 def kernel(signature: str | None = None) -> Callable[[Callable[..., Any]], Any]:
