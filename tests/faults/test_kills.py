@@ -28,7 +28,7 @@ SIX = {
     "gradient": ("gradient", "merged/final"),
     "quantize_eval": ("quantize_eval@gguf_f16", "quantized/gguf_f16"),
 }
-TRIES = 8
+TRIES = 40
 
 
 def _rows(test: Callable[..., None]) -> Callable[..., None]:
