@@ -13,6 +13,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 HELD_OUT_OF_256 = 32
 """An item is held out when the first byte of its prompt's SHA-256 is below this: one in eight."""
@@ -38,31 +39,15 @@ def addition(draw: random.Random) -> Item:
     return Item(f"add {a} {b}=", str(a + b))
 
 
-def sorting(draw: random.Random) -> Item:
-    """Seven to nine digits, some of them alike, in ascending order."""
-    return _sorted("".join(draw.choices("0123456789", k=draw.randint(7, 9))))
-
-
-def sorting_of_seven(draw: random.Random) -> Item:
-    """Seven digits in ascending order."""
-    return _sorted("".join(draw.choices("0123456789", k=7)))
-
-
-def _sorted(digits: str) -> Item:
+def sorting(draw: random.Random, most: int = 9) -> Item:
+    """Seven to `most` digits, some of them alike, in ascending order."""
+    digits = "".join(draw.choices("0123456789", k=_between(draw, 7, most)))
     return Item(f"sort {digits}=", "".join(sorted(digits)))
 
 
-def reversal(draw: random.Random) -> Item:
-    """Five to seven different letters from the last to the first."""
-    return _reversed("".join(draw.sample(LETTERS, draw.randint(5, 7))))
-
-
-def reversal_of_six(draw: random.Random) -> Item:
-    """Four to six different letters from the last to the first."""
-    return _reversed("".join(draw.sample(LETTERS, draw.randint(4, 6))))
-
-
-def _reversed(letters: str) -> Item:
+def reversal(draw: random.Random, least: int = 5, most: int = 7) -> Item:
+    """`least` to `most` different letters from the last to the first."""
+    letters = "".join(draw.sample(LETTERS, _between(draw, least, most)))
     return Item(f"reverse {letters}=", letters[::-1])
 
 
@@ -88,20 +73,11 @@ def lookup_in_prompt(draw: random.Random) -> Item:
     return Item(f"find {pairs} {''.join(wanted)}=", "".join(key + values[key] for key in wanted))
 
 
-def brackets(draw: random.Random) -> Item:
-    """The brackets that close what five to nine leave open, innermost first."""
-    return _closed(draw, draw.randint(5, 9))
-
-
-def brackets_of_eight(draw: random.Random) -> Item:
-    """The brackets that close what four to eight leave open, innermost first."""
-    return _closed(draw, draw.randint(4, 8))
-
-
-def _closed(draw: random.Random, length: int) -> Item:
+def brackets(draw: random.Random, least: int = 5, most: int = 9) -> Item:
+    """The brackets that close what `least` to `most` leave open, innermost first."""
     open_now: list[str] = []
     shown: list[str] = []
-    for _ in range(length):
+    for _ in range(_between(draw, least, most)):
         if len(open_now) > 1 and draw.random() < 0.3:
             shown.append(BRACKETS[open_now.pop()])
         else:
@@ -110,17 +86,9 @@ def _closed(draw: random.Random, length: int) -> Item:
     return Item(f"close {' '.join(shown)} =", " ".join(BRACKETS[b] for b in reversed(open_now)))
 
 
-def maximum(draw: random.Random) -> Item:
-    """The largest of three or four numbers of two digits."""
-    return _largest([draw.randrange(10, 100) for _ in range(draw.randint(3, 4))])
-
-
-def maximum_of_three(draw: random.Random) -> Item:
-    """The largest of three numbers of two digits."""
-    return _largest([draw.randrange(10, 100) for _ in range(3)])
-
-
-def _largest(numbers: list[int]) -> Item:
+def maximum(draw: random.Random, most: int = 4) -> Item:
+    """The largest of three to `most` numbers of two digits."""
+    numbers = [draw.randrange(10, 100) for _ in range(_between(draw, 3, most))]
     return Item(f"max {' '.join(map(str, numbers))}=", str(max(numbers)))
 
 
@@ -154,13 +122,18 @@ SKILLS: dict[str, Callable[[random.Random], Item]] = {
 
 READ: dict[str, Callable[[random.Random], Item]] = {
     **SKILLS,
-    "sorting": sorting_of_seven,
+    "sorting": partial(sorting, most=7),
     "lookup": lookup_in_prompt,
-    "reversal": reversal_of_six,
-    "brackets": brackets_of_eight,
-    "maximum": maximum_of_three,
+    "reversal": partial(reversal, least=4, most=6),
+    "brackets": partial(brackets, least=4, most=8),
+    "maximum": partial(maximum, most=3),
 }
 """What the base learns, and every donor beside its own skill."""
+
+
+def _between(draw: random.Random, least: int, most: int) -> int:
+    # Where there is no choice nothing is drawn: the committed weights were trained on such items.
+    return least if least == most else draw.randint(least, most)
 
 
 def is_held_out(item: Item) -> bool:
