@@ -34,7 +34,7 @@ MEASURED = {
     "gguf_q4_k_m": (2.56e-03, 3),
     "gguf_q5_k_m": (1.00e-03, 0),
     "gguf_q6_k": (7.47e-04, 0),
-    "ggml_f16": (0.0, 0),
+    "ggml_f16": (4.05e-06, 0),
     "ggml_q4_0": (4.86e-03, 4),
     "ggml_q5_1": (7.78e-04, 1),
     "ggml_q8_0": (2.74e-05, 0),
@@ -42,7 +42,7 @@ MEASURED = {
     "gptq_4bit_128g_actorder": (2.18e-04, 1),
 }
 #: What a runtime's own arithmetic, in float32 or less, adds to a divergence.
-NOISE = 1e-5
+NOISE = 4e-6
 QUESTIONS = 3
 
 
