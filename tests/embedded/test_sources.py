@@ -159,16 +159,13 @@ def table() -> dict[str, dict[str, float]]:
     return {row[0]: dict(zip(head[1:], map(float, row[1:]), strict=True)) for row in body}
 
 
-AS_MERGED = {
-    "addition": "addition",
-    "sorting": "sorting",
-    "lookup": "lookup + reversal_lora",
-    "brackets": "brackets + maximum_lora",
-    "counting": "counting",
-    "dates": "dates",
+AS_MERGED = {name: name for name in MODELS if name != "base"} | {
+    donor: f"{donor} + {adapter}" for adapter, donor in ADAPTERS.items()
 }
 """Donor of the recipe -> its row of the README: with its adapter, if it has one."""
-SPECIALIST = {**{name: name for name in AS_MERGED}, "reversal": "lookup", "maximum": "brackets"}
+SPECIALIST = {name: name for name in AS_MERGED} | {
+    adapter.removesuffix("_lora"): donor for adapter, donor in ADAPTERS.items()
+}
 """Skill -> the donor that is to be best at it."""
 
 

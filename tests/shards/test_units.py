@@ -97,11 +97,10 @@ def test_the_processor_changes_no_byte(
     assert results(family, NUMBA_CACHE_DIR=str(tmp_path), block=256, **target) == expected
 
 
-def plan_of(family: Path) -> TiesPlan:
+def plan_of(family: Path, shard_bytes: int = 600) -> TiesPlan:
     donors = [Donor(open_checkpoint(family / name), 0.33) for name in "xyz"]
-    return plan_ties(
-        open_checkpoint(family / "base"), donors, TiesSettings(), dtype="F16", shard_bytes=600
-    )
+    base = open_checkpoint(family / "base")
+    return plan_ties(base, donors, TiesSettings(), dtype="F16", shard_bytes=shard_bytes)
 
 
 def test_a_damaged_shard_is_made_again_and_the_others_are_kept(
@@ -254,10 +253,7 @@ def test_the_disk_is_asked_to_begin_on_every_byte(
 
     monkeypatch.setattr(units, "start_writeback", noted)
     monkeypatch.setattr(units, "_WRITEBACK", 1 << 12)
-    donor = Donor(open_checkpoint(family / "x"), 0.33)
-    plan = plan_ties(
-        open_checkpoint(family / "base"), [donor], TiesSettings(), dtype="F16", shard_bytes=10**9
-    )
+    plan = plan_of(family, shard_bytes=10**9)
     (shard,) = plan.shards
     build_shards(plan, tmp_path, 1)
     reached = len(shard.header)
