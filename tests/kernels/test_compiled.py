@@ -187,7 +187,7 @@ def test_settings_under_which_nothing_compiles_are_told_in_a_line(
 
 
 def test_kernels_start_without_blas_and_leave_it_to_others() -> None:
-    """Loading scipy's BLAS with the first kernel takes as long as all the rest of a start."""
+    """Loading scipy's BLAS with the first kernel takes a third of a process's start."""
     program = """
 import sys
 import remerge.kernels.blocks

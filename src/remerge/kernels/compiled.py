@@ -38,7 +38,7 @@ _ROOM = Path(__file__).parent
 
 
 def _load_without_blas() -> None:
-    """Keep numba from loading scipy's BLAS with its first kernel: half of a process's start.
+    """Keep numba from loading scipy's BLAS with its first kernel: a third of a process's start.
 
     It only wants to know whether BLAS is there, and asks again when code that calls it is compiled.
     No kernel here does.

@@ -32,34 +32,19 @@ _inline = njit(inline="always", error_model="numpy")
 
 @_inline
 def _low_rank_row(a_f64, b_row_f64, start, count, row_f64):
-    """row[j] = Σ_k b_row[k]·A[k, start+j], four k a pass: same order, a quarter of the traffic."""
-    rank = b_row_f64.size
+    """row[j] = Σ_k b_row[k]·A[k, start+j]: the rows that four at a time leave over."""
     for j in range(count):
         row_f64[j] = 0.0
-    k = 0
-    while k + 4 <= rank:
-        b0, b1, b2, b3 = b_row_f64[k], b_row_f64[k + 1], b_row_f64[k + 2], b_row_f64[k + 3]
-        a0 = a_f64[k, start : start + count]
-        a1 = a_f64[k + 1, start : start + count]
-        a2 = a_f64[k + 2, start : start + count]
-        a3 = a_f64[k + 3, start : start + count]
-        for j in range(count):
-            total = row_f64[j] + b0 * a0[j]
-            total = total + b1 * a1[j]
-            total = total + b2 * a2[j]
-            row_f64[j] = total + b3 * a3[j]
-        k += 4
-    while k < rank:
+    for k in range(b_row_f64.size):
         b0 = b_row_f64[k]
         a0 = a_f64[k, start : start + count]
         for j in range(count):
             row_f64[j] = row_f64[j] + b0 * a0[j]
-        k += 1
 
 
 @_inline
 def _low_rank_four(a_f64, b_f64, first, start, count, rows_f64):
-    """Four rows of B at a time, from `first` on: what is read of A serves them all."""
+    """Rows of B from `first` on: what is read of A serves four of them, and four k are a pass."""
     rank = b_f64.shape[1]
     r0, r1, r2, r3 = rows_f64[0], rows_f64[1], rows_f64[2], rows_f64[3]
     for j in range(count):
@@ -85,17 +70,10 @@ def _low_rank_four(a_f64, b_f64, first, start, count, rows_f64):
         k += 4
     while k < rank:
         a0 = a_f64[k, start : start + count]
-        b0, c0, d0, e0 = (
-            b_f64[first, k],
-            b_f64[first + 1, k],
-            b_f64[first + 2, k],
-            b_f64[first + 3, k],
-        )
-        for j in range(count):
-            r0[j] = r0[j] + b0 * a0[j]
-            r1[j] = r1[j] + c0 * a0[j]
-            r2[j] = r2[j] + d0 * a0[j]
-            r3[j] = r3[j] + e0 * a0[j]
+        for i in range(4):
+            b0 = b_f64[first + i, k]
+            for j in range(count):
+                rows_f64[i, j] = rows_f64[i, j] + b0 * a0[j]
         k += 1
 
 
