@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from remerge.errors import RemergeError
+from remerge.extras import missing_extra
 
 #: verb → one line of help; the module has the verb's name, with `_` for `-`.
 VERBS: dict[str, str] = {
@@ -70,6 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options) or 0
     except RemergeError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        refusal = missing_extra(error)
+        if refusal is None:
+            raise
+        print(f"error: {refusal}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 1
