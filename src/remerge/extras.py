@@ -21,7 +21,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "model_signing",
         "packageurl",
     ),
-    "pipeline": ("dvc", "hydra", "jinja2", "omegaconf"),
+    "pipeline": ("dvc", "hydra", "omegaconf"),
     "runtimes": ("compressed_tensors", "ctransformers", "xllamacpp"),
     "ray": ("ray",),
 }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from remerge.report import rendering
 from remerge.report.build import Build, place_of
-from remerge.report.markup import decimal, element, points, size
+from remerge.report.numbers import decimal, points, size
 from remerge.report.page import page
-from remerge.report.style import _DARK, _LIGHT
+from tests.report.conftest import with_names
 
 
 class Elements(HTMLParser):
@@ -133,8 +136,10 @@ def test_donors_that_nobody_scored_leave_a_table_of_the_others(small_build: Buil
 
 def test_the_same_build_gives_the_same_bytes_under_another_hash_seed() -> None:
     code = (
-        "from remerge.report.style import stylesheet; from remerge.report.markup import element;"
-        "import hashlib; print(hashlib.sha256(stylesheet().encode()).hexdigest())"
+        "from remerge.proof.diff import ModelDifference; import hashlib;"
+        "from remerge.report.difference import difference_page;"
+        "page = difference_page(ModelDifference((), ('a', 'b'), ('c',)), 'a', 'b');"
+        "print(hashlib.sha256(page.encode()).hexdigest())"
     )
     runs = {
         subprocess.run(
@@ -153,11 +158,15 @@ def test_pages_are_pure(small_build: Build) -> None:
     assert page(small_build) == page(small_build)
 
 
-@given(text=st.text(), attribute=st.text())
-def test_no_text_becomes_an_element_or_ends_an_attribute(text: str, attribute: str) -> None:
-    elements = Elements(element("p", text, title=attribute))
-    assert [tag for tag, _ in elements.found] == ["p"]
-    assert list(elements.found[0][1]) == ["title"]
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text())
+def test_no_name_becomes_an_element(small_build: Build, name: str) -> None:
+    def shapes(build: Build) -> set[tuple[str, tuple[str, ...]]]:
+        return {(tag, tuple(sorted(names))) for tag, names in Elements(page(build)).found}
+
+    named = with_names(small_build, lambda old: f"{old}{name}")
+    plain = with_names(small_build, lambda old: f"{old}x")
+    assert shapes(named) <= shapes(small_build) | shapes(plain)
 
 
 def test_numbers_are_written_for_reading() -> None:
@@ -188,12 +197,21 @@ def contrast(one: str, two: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
+def themes() -> list[dict[str, str]]:
+    """The custom properties of the stylesheet, for light and for dark."""
+    css = (Path(str(rendering.__file__)).parent / "templates" / "report.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    return [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block)) for block in blocks]
+
+
 def test_text_is_legible_in_light_and_dark() -> None:
-    for theme in (_LIGHT, _DARK):
+    light, dark = themes()
+    assert light.keys() == dark.keys()
+    for theme in (light, dark):
         for ground in ("paper", "surface"):
             assert contrast(theme["ink"], theme[ground]) >= 7
-            for colour in ("quiet", "accent", "gain", "loss"):
-                assert contrast(theme[colour], theme[ground]) >= 4.5
+            for color in ("quiet", "accent", "gain", "loss"):
+                assert contrast(theme[color], theme[ground]) >= 4.5
         for ramp in ("q", "d"):
-            cells = zip(theme[ramp].split(), theme[f"{ramp}-ink"].split(), strict=True)
+            cells = [(theme[f"{ramp}{k}"], theme[f"{ramp}i{k}"]) for k in range(9)]
             assert all(contrast(ground, ink) >= 4.5 for ground, ink in cells)

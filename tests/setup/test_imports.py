@@ -24,7 +24,6 @@ MAY_IMPORT = {
     "remerge/evaluate": ["evaluate"],
     "remerge/sources": ["hub"],
     "remerge/pins": ["hub"],
-    "remerge/report": ["pipeline"],
     "remerge/stages": ["pipeline"],
     "stages": ["pipeline"],
     "hydra_plugins": ["pipeline"],

@@ -53,7 +53,7 @@ def test_wheel_installs_only_our_packages(distributions: tuple[Path, Path]) -> N
         head = HeaderParser().parsestr(archive.read(metadata).decode())
     top = {name.partition("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"remerge", "hydra_plugins"}
-    assert "remerge/py.typed" in names
+    assert {"remerge/py.typed", "remerge/report/templates/page.html.j2"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert head["License-Expression"] == "Apache-2.0"
     assert not any("Do Not Upload" in line for line in head.get_all("Classifier", []))
