@@ -59,7 +59,7 @@ def test_a_donor_weight_or_density_reruns_its_own_part(project: Project) -> None
 
 def test_a_source_is_fetched_alone(project: Project) -> None:
     ran = project.experiment("recipe.sources.lookup.licence=MIT")
-    assert ran == ["fetch@lookup"] or ran[:1] == ["fetch@lookup"]
+    assert ran[:1] == ["fetch@lookup"]
     assert not any(stage.startswith("fetch@") for stage in ran[1:])
 
 

@@ -82,6 +82,11 @@ class LlamaCpp(Runtime):
         answer = self._server.ask("POST", "/v1/chat/completions", request)
         return str(answer["choices"][0]["message"]["content"])
 
+    def continue_text(self, prompt: str, count: int) -> str:
+        """What the model says after a text, at most `count` tokens, greedily."""
+        request = {"prompt": prompt, "max_tokens": count, "temperature": 0}
+        return str(self._server.complete(request)["choices"][0]["text"])
+
     def close(self) -> None:
         """See `Runtime`."""
         self._server.close()
