@@ -85,6 +85,37 @@ def test_who_won_and_what_was_lost_is_said(small_build: Build) -> None:
     assert "+2.0" in text  # sorting: 72 against 70 of hermes
 
 
+def test_the_page_opens_with_a_verdict(small_build: Build) -> None:
+    text = page(small_build)
+    first = text[text.index('class="verdict"') :]
+    assert first.index("Stheno-mini scores 71.0 % in the mean of 2 tasks") < first.index("tiles")
+    assert "51.0 points above its base and 21.0 points above its best donor, chronos" in text
+    assert "It beats its base at all of them and every donor at 1." in text
+    assert text.index("dvc repro") < text.index('id="scores"')
+
+
+def test_a_growth_within_two_standard_errors_shows_its_band(small_build: Build) -> None:
+    quality = {"perplexity": 4.99, "reference_perplexity": 5.0, "divergence": 0.008, "tokens": 1600}
+    formats = dict(small_build.formats)
+    formats["gguf_q4_0"] = {**formats["gguf_q4_0"], "quality": {**quality, "agreement": 0.97}}
+    # 2·√(2·0.008/1600) = 0.00632…
+    assert "−0.20 ± 0.63 %" in page(replace(small_build, formats=formats))
+
+
+def test_the_smallest_format_that_agrees_is_recommended(small_build: Build) -> None:
+    quality = {
+        "perplexity": 5.0,
+        "reference_perplexity": 5.0,
+        "divergence": 0.0,
+        "agreement": 0.995,
+    }
+    formats = {n: {**m, "quality": dict(quality)} for n, m in small_build.formats.items()}
+    text = page(replace(small_build, formats=formats))
+    assert "take gguf_q4_0 (2.00 kB): the smallest that says the same token" in text
+    formats["gguf_q4_0"]["quality"]["agreement"] = 0.9
+    assert "take gguf_f16 (6.00 kB)" in page(replace(small_build, formats=formats))
+
+
 def test_published_scores_are_compared_within_the_tolerance(small_build: Build) -> None:
     text = " ".join(Elements(page(small_build)).text)
     assert "within 0.6" in text  # addition: 70.0 against 70.5
@@ -177,6 +208,7 @@ def test_numbers_are_written_for_reading() -> None:
     assert points(0.0204) == "+2.0"
     assert points(-0.00001) == "±0"
     assert size(1_234_567) == "1.23 MB"
+    assert decimal(1.5e-6) == "1.50·10⁻⁶"
 
 
 def test_layer_and_kind_are_read_from_names() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from remerge.report.build import place_of
-from remerge.report.numbers import coordinate, decimal, percent
+from remerge.report.numbers import coordinate, decimal, percent, size
 from remerge.report.scale import CLASSES, Scale
 
 _LABEL = 106.0
@@ -151,6 +151,32 @@ class Shares:
 
     words: str
     parts: tuple[Share, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A format in the picture of size against loss; its name stands at `label_y`."""
+
+    name: str
+    tip: str
+    kind: str
+    x: float
+    y: float
+    label_y: float
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Size from left to right, divergence from bottom to top."""
+
+    words: str
+    width: float
+    height: float
+    plot_height: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    y_grid: tuple[float, float]
+    choices: tuple[Choice, ...]
 
 
 def short_kinds(kinds: Sequence[str]) -> dict[str, str]:
@@ -317,3 +343,37 @@ def shares(values: Sequence[tuple[str, float]], words: str) -> Shares:
         parts.append(Share(tip, f"c{position % 8}", x, max(0.0, width - 2)))
         x += width
     return Shares(words, tuple(parts))
+
+
+def tradeoff(formats: Mapping[str, tuple[int, float]], recommended: str) -> Tradeoff:
+    """Formats by name: (bytes, divergence in nats); the recommended one is marked."""
+    left, width, height, label_width, line = 56.0, 560.0, 240.0, 130.0, 13.0
+    largest = max(count for count, _ in formats.values()) or 1
+    worst = max(loss for _, loss in formats.values()) or 1.0
+    placed: list[Choice] = []
+    for name, (count, loss) in sorted(formats.items(), key=lambda item: (-item[1][1], item[0])):
+        x, y = left + width * count / largest, height * (1 - loss / worst)
+        label_y = y + 4
+        for other in placed:  # names go below one another where the points are close
+            if abs(other.x - x) < label_width and label_y < other.label_y + line:
+                label_y = other.label_y + line
+        tip = f"{name}: {size(count)}, divergence {decimal(1000 * loss)} thousandths of a nat"
+        kind = "final" if name == recommended else "best"
+        placed.append(Choice(name, tip, kind, x, y, label_y))
+    bottom = max([height, *(choice.label_y for choice in placed)])
+    return Tradeoff(
+        words="size of each format against its divergence from the unquantized model",
+        width=left + width + label_width,
+        height=bottom + 40,
+        plot_height=bottom,
+        x_ticks=tuple(
+            Tick(size(largest * quarter // 4), left + width * quarter / 4, bottom + 16)
+            for quarter in range(5)
+        ),
+        y_ticks=tuple(
+            Tick(decimal(1000 * worst * half / 2), left - 8, height * (1 - half / 2) + 4)
+            for half in range(3)
+        ),
+        y_grid=(left, left + width),
+        choices=tuple(placed),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def coordinate(value: float) -> str:
     """A length or place in a picture, to a hundredth."""
@@ -17,7 +19,8 @@ def decimal(value: float, digits: int = 3) -> str:
     if -5 <= int(exponent) < 7:
         places = max(0, digits - 1 - int(exponent))
         return f"{value:.{places}f}".replace("-", "−")
-    return f"{mantissa}·10^{int(exponent)}".replace("-", "−")
+    power = str(int(exponent)).translate(_SUPERSCRIPTS)
+    return f"{mantissa.replace('-', '−')}·10{power}"
 
 
 def percent(fraction: float, digits: int = 1) -> str:

@@ -14,6 +14,7 @@ from remerge.report.origins import rebuild_of, recipe_of
 from remerge.report.rendering import render
 from remerge.report.scores import IN_ITS_OWN, best_donor, scores_of
 from remerge.report.sizes import formats_of, weights_of
+from remerge.report.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def page(build: Build) -> str:
         "page.html.j2",
         build=build,
         summary=summary(build),
+        verdict=verdict(build),
         tiles=_tiles(build),
         scores=scores_of(build),
         in_its_own=IN_ITS_OWN,
