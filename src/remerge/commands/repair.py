@@ -3,9 +3,9 @@
   remerge repair merged/final
   dvc pull merged/final || dvc repro
 
-Reads every byte of each folder as `remerge check` does. A damaged folder is removed, with the objects
-of the cache that are damaged as well; a sound folder is left alone. A folder with a file that no
-list names is refused: move that file away first.
+Reads every byte of each folder as `remerge check` does. A damaged folder is removed, with those
+objects of the cache that are damaged as well; a sound folder is left alone. A folder with a file
+that no list names is refused: move that file away first.
 """
 
 from __future__ import annotations

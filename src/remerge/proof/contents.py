@@ -12,6 +12,7 @@ The two things that hubs and their clients add are passed over, and only those (
 from __future__ import annotations
 
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ from remerge.errors import CheckpointError, printable
 IGNORED = (".gitattributes", ".cache/huggingface")
 _CLIENT_FILES = (".gitignore", "CACHEDIR.TAG")
 _CLIENT_SUFFIXES = (".metadata", ".lock", ".incomplete")
+_CLIENT_TREE = re.compile(r"\.cache/huggingface/trees/[0-9a-f]{40}\.json")
 _DEPTH_LIMIT = 16
 _KINDS = (
     (stat.S_ISLNK, "is a link"),
@@ -80,8 +82,9 @@ def is_ignored(name: str) -> bool:
     """Whether a file is one that hubs or their clients add: passed over unless it is listed."""
     attributes, client = IGNORED
     path = PurePosixPath(name)
+    noted = path.name in _CLIENT_FILES or path.suffix in _CLIENT_SUFFIXES
     return name == attributes or (
-        _within(name, client) and (path.name in _CLIENT_FILES or path.suffix in _CLIENT_SUFFIXES)
+        _within(name, client) and (noted or _CLIENT_TREE.fullmatch(name) is not None)
     )
 
 
