@@ -20,6 +20,7 @@ _GROUPS = (
     (32, "Wrong models"),
     (37, "Hostile parameters"),
     (41, "Load"),
+    (50, "Forged models"),
 )
 _HEAD = """\
 # Forty ways to fail and four loads, each tried

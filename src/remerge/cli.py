@@ -28,7 +28,8 @@ VERBS: dict[str, str] = {
     "verify": "rebuild this commit elsewhere in other surroundings, and compare every artefact",
     "sign": "sign a finished model, offline, with a key of your own",
     "verify-signature": "check that a model is, file by file, what somebody signed",
-    "check": "check folders against their manifests, byte by byte, and say how to repair them",
+    "check": "check folders against their manifests, byte by byte",
+    "repair": "remove damaged outputs of a DVC project, so that DVC pulls or makes them again",
     "release": "put the built model, its card and chosen formats into a folder to upload",
     "chat": "talk to a built model, in any of its formats",
 }

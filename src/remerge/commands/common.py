@@ -68,3 +68,13 @@ def parse_size(text: str) -> int:
     if unit not in units or not number.isdecimal() or int(number) < 1:
         raise RecipeError(f"size {text!r} is not a number of bytes such as 500MB or 1GB")
     return int(number) * units[unit]
+
+
+def model_id_option(text: str) -> str:
+    """A model id, for argparse."""
+    from remerge.tensors.model_id import parse_model_id
+
+    try:
+        return parse_model_id(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

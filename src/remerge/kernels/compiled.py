@@ -29,6 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
+
+from remerge.errors import ToolError
+
+# numba takes settings from this file of whatever folder it is started in, the place of its cache
+# among them, whose files are code: a downloaded folder must not have a say in that.
+if Path(".numba_config.yaml").exists():
+    raise ToolError(
+        ".numba_config.yaml in this folder would change how kernels are compiled; remove it, or "
+        "run the command elsewhere"
+    )
+
 import numba
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps

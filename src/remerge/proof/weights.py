@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.checkpoint import INDEX_NAME, SINGLE_NAME, open_checkpoint, read_index
+from remerge.tensors.checkpoint import (
+    INDEX_NAME,
+    SINGLE_NAME,
+    open_checkpoint,
+    read_index,
+    read_json,
+)
 from remerge.tensors.ggml_header import read_ggml_header
 from remerge.tensors.gguf_header import read_gguf_header
 from remerge.tensors.pickles import PickledTensor, open_pickle
@@ -22,6 +28,17 @@ _ADAPTER_NAME = "adapter_model.safetensors"
 #: The form of 2023: a pickle, or several and their index.
 _PICKLE_INDEX = "pytorch_model.bin.index.json"
 _PICKLE_NAMES = ("pytorch_model.bin", "adapter_model.bin")
+
+#: Files that some loader takes for weights, by the end of their names.
+_WEIGHTS = (
+    *(".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"),
+    *(".h5", ".msgpack", ".gguf", ".ggml", ".onnx", ".npz", ".npy", ".pkl", ".pickle", ".joblib"),
+    *(".keras", ".pdparams", ".llamafile", ".tflite", ".nemo", ".mlmodel", ".tar", ".zip"),
+)
+#: Left by training, and read by no loader of models.
+_OF_TRAINING = frozenset(
+    ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt")
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ def open_weights(path: Path | str) -> Weights:
     if path.suffix == ".safetensors":
         return Weights(path, "safetensors", read_header(path))
     if not path.exists():
-        raise CheckpointError(f"{path}: does not exist (was it pulled? `dvc pull {path}`)")
+        raise CheckpointError(f"{path}: does not exist (was it pulled? see `dvc pull`)")
     if path.suffix == ".bin":
         # Programs of 2023 called legacy GGML files so as well.
         with path.open("rb") as file:
@@ -63,6 +80,37 @@ def open_weights(path: Path | str) -> Weights:
     raise CheckpointError(
         f"{path}: expected a model folder, or a .safetensors, .bin, .gguf or .ggml file"
     )
+
+
+def looks_like_weights(name: str) -> bool:
+    """Whether some loader would take a file of this name for weights."""
+    return name.lower().endswith(_WEIGHTS) and name not in _OF_TRAINING
+
+
+def require_one_model(weights: Weights, names: Iterable[str]) -> None:
+    """CheckpointError if a loader could read another model from the folder than `weights`.
+
+    `names` are the files of the folder. Other weights beside the first, an adapter's config and a
+    config that names a file of weights each make one loader or another load something else.
+    """
+    read = {info.path.name for info in weights.tensors.values()}
+    read |= {INDEX_NAME} if weights.container == "safetensors" else {_PICKLE_INDEX}
+    beside = [n for n in names if "/" not in n and looks_like_weights(n) and n not in read]
+    if beside:
+        raise CheckpointError(
+            f"{weights.path}: {printable(min(beside))} is not part of the model's weights, and a "
+            "loader may read it instead; move it away, or name one file of weights"
+        )
+    lowered = {name.lower(): name for name in names}
+    if "adapter_config.json" in lowered and not read & {_ADAPTER_NAME, "adapter_model.bin"}:
+        raise CheckpointError(
+            f"{weights.path}: adapter_config.json makes loaders read another base model; remove it"
+        )
+    if "config.json" in names and "transformers_weights" in read_json(weights.path / "config.json"):
+        raise CheckpointError(
+            f"{weights.path}: config.json names weights of its own (transformers_weights); "
+            "remove that entry"
+        )
 
 
 def _open_folder(folder: Path) -> Weights:
