@@ -38,4 +38,4 @@ OmegaConf.register_new_resolver("checked", checked, replace=True)
 for _name in ("oc.env", "oc.decode", "oc.create"):
     OmegaConf.clear_resolver(_name)
 if not hasattr(ConfigLoaderImpl.load_configuration, "__wrapped__"):
-    ConfigLoaderImpl.load_configuration = guarded(ConfigLoaderImpl.load_configuration)  # type: ignore[method-assign]
+    ConfigLoaderImpl.load_configuration = guarded(ConfigLoaderImpl.load_configuration)

@@ -34,7 +34,8 @@ def read_yaml(path: Path) -> Any:
             the text is one line without the path.
     """
     # Without waiting: nobody may ever write to a FIFO.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as opened:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             raise ValueError("not a regular file")
         data = opened.read(SIZE_LIMIT + 1)

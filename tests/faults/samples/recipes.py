@@ -1,4 +1,4 @@
-"""Files of conf/ that read more than a recipe may, or never end: each stands as conf/ties/NAME.yaml."""
+"""Files of conf/ that read more than a recipe may, or never end: conf/ties/NAME.yaml."""
 
 from __future__ import annotations
 
