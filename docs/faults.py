@@ -21,6 +21,7 @@ _GROUPS = (
     (37, "Hostile parameters"),
     (41, "Load"),
     (60, "Recipes from others"),
+    (70, "Readers"),
 )
 _HEAD = """\
 # Ways to fail and loads, each tried
