@@ -1,5 +1,8 @@
 """Gives Hydra the resolver `checked`, wherever `conf/` is composed: `checked: ${checked:}`.
 
+It also guards the composition itself (`stages.composition`): Hydra has no hook for that, so its
+loader is wrapped, and OmegaConf's resolvers that read the machine go.
+
 Hydra imports the modules of the namespace `hydra_plugins` before it composes, also inside of
 `dvc exp run`, which looks at no value itself.
 """
@@ -10,10 +13,12 @@ import copy
 import sys
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf, open_dict
 
 from remerge.errors import RecipeError
 from stages.checking import check_composition
+from stages.composition import guarded
 
 
 def checked(*, _root_: Any) -> bool:
@@ -29,3 +34,8 @@ def checked(*, _root_: Any) -> bool:
 
 
 OmegaConf.register_new_resolver("checked", checked, replace=True)
+
+for _name in ("oc.env", "oc.decode", "oc.create"):
+    OmegaConf.clear_resolver(_name)
+if not hasattr(ConfigLoaderImpl.load_configuration, "__wrapped__"):
+    ConfigLoaderImpl.load_configuration = guarded(ConfigLoaderImpl.load_configuration)

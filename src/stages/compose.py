@@ -23,6 +23,7 @@ from stages.checking import check_composition
 def composed(overrides: list[str], folder: Path | None = None) -> str:
     """The text of `params.yaml` for the given overrides; RecipeError says what does not compose."""
     try:
+        # As DVC does it: this reads the plugins, and what they guard.
         with initialize_config_dir(str((folder or Path("conf")).resolve()), version_base=None):
             config = compose("config", overrides=overrides)
         # First as a mistake that can be caught; `checked` in the config would end the process.
@@ -30,6 +31,8 @@ def composed(overrides: list[str], folder: Path | None = None) -> str:
         check_composition(OmegaConf.to_container(described, resolve=True))
         OmegaConf.resolve(config)
         return OmegaConf.to_yaml(config)
+    except SystemExit as refused:  # by `stages.composition`
+        raise RecipeError(str(refused).removeprefix("error: ")) from None
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(reason.partition(" Config search path")[0]) from None

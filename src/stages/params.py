@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from remerge.errors import RecipeError, printable
+from remerge.yaml_text import read_yaml
 
 PLACES = 8
 #: What an unused place points at, since DVC wants a path for each dependency.
@@ -67,8 +66,8 @@ Params = dict[str, Any]
 def read_params(path: Path | str = "params.yaml") -> Params:
     """The parameters as plain dictionaries; RecipeError names the first entry that is wrong."""
     try:
-        params = yaml.safe_load(Path(path).read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        params = read_yaml(Path(path))
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"{path}: {reason}; compose it with `dvc exp run`") from None
     if not isinstance(params, dict):

@@ -16,7 +16,7 @@ from typing import Any
 
 # First of all: settings under which the compiler does not load are a line.
 import remerge.kernels  # noqa: F401
-from remerge.errors import RemergeError
+from remerge.errors import line_of
 
 #: Work in progress: outside of every stage's outputs, so that DVC never deletes it.
 SCRATCH = Path("scratch")
@@ -28,10 +28,13 @@ def run(stage: Callable[..., Any], *arguments: str) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         stage(*arguments)
-    except RemergeError as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; finished shards are kept, run it again to go on")
+    except Exception as error:
+        line = line_of(error)
+        if line is None:
+            raise
+        sys.exit(f"error: {line}")
 
 
 def execution(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,13 +45,13 @@ def build_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
     """The parameters that the pipeline is composed of; RecipeError without a recipe's sources."""
-    import yaml
+    from remerge.yaml_text import read_yaml
 
     try:
-        params = yaml.safe_load(path.read_text())
+        params = read_yaml(path)
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}; name a recipe") from None
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}; compose it again") from None
     recipe = params.get("recipe") if isinstance(params, dict) else None
     sources = recipe.get("sources") if isinstance(recipe, dict) else None

@@ -19,10 +19,9 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import JSON_LIMIT
+from remerge.yaml_text import read_yaml
 
 _DIRECTORY = ".dir"
 
@@ -31,15 +30,36 @@ def read_lock(root: Path) -> dict[str, dict[str, Any]]:
     """The stages of `dvc.lock` in the order of the pipeline; CheckpointError if there is none."""
     path = root / "dvc.lock"
     try:
-        # By libyaml where it is there: a lock of some thousand lines takes the other parser 1 s.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        content = yaml.load(path.read_bytes(), loader)  # noqa: S506 - both are safe loaders
-    except (OSError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     stages = content.get("stages") if isinstance(content, dict) else None
     if not isinstance(stages, dict):
         raise CheckpointError(f"{path}: names no stage; build first (`dvc repro`)")
+    for name, stage in stages.items():
+        _check_stage(name, stage, f"{path}: stage {printable(name, 80)!r}")
     return in_pipeline_order(stages)
+
+
+def _check_stage(name: object, stage: object, where: str) -> None:
+    """CheckpointError unless the entry has the form that DVC writes."""
+    if not isinstance(name, str) or not isinstance(stage, dict):
+        raise CheckpointError(f"{where}: is not an entry that DVC writes")
+    if not isinstance(stage.get("cmd", ""), (str, list)):
+        raise CheckpointError(f"{where}: cmd is no command")
+    if not isinstance(stage.get("params", {}), dict):
+        raise CheckpointError(f"{where}: params is no table")
+    for key in ("deps", "outs"):
+        entries = stage.get(key, [])
+        if not isinstance(entries, list):
+            raise CheckpointError(f"{where}: {key} is no list")
+        for entry in entries:
+            if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+                raise CheckpointError(f"{where}: an entry of {key} has no path")
+            if not isinstance(entry.get("md5", ""), str):
+                raise CheckpointError(f"{where}: an entry of {key} has no digest")
+            if not isinstance(entry.get("files", []), list):
+                raise CheckpointError(f"{where}: an entry of {key} has no list of files")
 
 
 def in_pipeline_order(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

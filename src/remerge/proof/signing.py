@@ -25,6 +25,7 @@ from remerge.errors import CheckpointError, SignatureError, printable
 from remerge.proof.check import MANIFEST, check_folder
 from remerge.proof.contents import IGNORED, Contents, ignored_note, is_ignored, read_contents
 from remerge.proof.digests import sha256_of_ranges, whole
+from remerge.tensors.safetensors import regular_file_size
 
 #: Holds the password of an encrypted private key; a command line would show it to everybody.
 PASSWORD_VARIABLE = "REMERGE_KEY_PASSWORD"  # noqa: S105
@@ -85,6 +86,7 @@ def _unlocked(private_key: Path) -> Iterator[Path]:
     """
     from cryptography.hazmat.primitives import serialization as pem
 
+    regular_file_size(private_key)  # a device never ends
     data, password = private_key.read_bytes(), os.environb.get(PASSWORD_VARIABLE.encode())
     if b"ENCRYPTED" not in data:
         yield private_key

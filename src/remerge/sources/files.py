@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from remerge.sources.pinned import Source, local_paths, verify_file
+from remerge.sources.identity import Identity, require_same, verified_identity
+from remerge.sources.pinned import Source, local_paths
 from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import TensorInfo, read_header
 
@@ -56,6 +57,9 @@ class SourceFiles(Protocol):
 
     def take(self, name: str, beat: Callable[[], None] = lambda: None) -> Path:
         """The verified path of a large file; `beat` is called while waiting and may raise."""
+
+    def unchanged(self, name: str) -> None:
+        """SourceError unless a taken file is still the one that was verified."""
 
     def release(self, name: str) -> None:
         """A taken file is of no more use."""
@@ -107,7 +111,7 @@ class LocalFiles:
         self.source = source
         self._root = root
         self._paths: dict[str, Path] = {}
-        self._verified: set[str] = set()
+        self._verified: dict[str, Identity] = {}
 
     def _found(self, name: str) -> Path:
         self._paths = self._paths or local_paths(self.source, self._root)
@@ -128,9 +132,13 @@ class LocalFiles:
         """See SourceFiles."""
         path = self._found(name)
         if name not in self._verified:
-            verify_file(path, self.source.files[name], f"source {self.source.name!r}")
-            self._verified.add(name)
+            pin = self.source.files[name]
+            self._verified[name] = verified_identity(path, pin, f"source {self.source.name!r}")
         return path
+
+    def unchanged(self, name: str) -> None:
+        """See SourceFiles."""
+        require_same(self._found(name), self._verified[name], f"source {self.source.name!r}")
 
     def release(self, name: str) -> None:
         """The project's own files stay."""

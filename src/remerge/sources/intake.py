@@ -135,6 +135,7 @@ class Supply:
     def done(self, tensor: str) -> None:
         """The tensor has been copied."""
         name = self._table[tensor][0]
+        self._files.unchanged(name)
         with self._lock:
             self._left[name] -= 1
             if self._left[name]:
@@ -281,6 +282,7 @@ def take_in_dataset(files: SourceFiles, out: Path | str, *, scratch: Path | str)
             path = files.take(name)
             with path.open("rb") as reader, open_atomic(work / name) as writer:
                 shutil.copyfileobj(reader, writer, 1 << 20)
+            files.unchanged(name)
             files.release(name)
         out.parent.mkdir(parents=True, exist_ok=True)
         publish_folder(work, out)

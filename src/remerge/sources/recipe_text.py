@@ -20,6 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from remerge.errors import RecipeError, printable
 from remerge.sources.pinned import PinnedFile
+from remerge.yaml_text import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Pins:
 def read_document(text: str, where: str) -> CommentedMap:
     """The table that a file of conf/ is; RecipeError for anything else."""
     try:
+        parse_yaml(text.encode())  # bounded; the other parser keeps comments, and knows no bound
         document = YAML().load(text)
     # A table as the key of a table, say, ends in a TypeError within the library.
     except (YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
