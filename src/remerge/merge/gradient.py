@@ -134,6 +134,7 @@ class GradientPlan:
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
     vocabulary: str | None = None
+    unties: bool = False
     block: int = DEFAULT_BLOCK
 
     def parameters(self) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class TiesPlan:
     donor_tensors: tuple[dict[str, TensorInfo], ...]
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
+    unties: bool = False
     block: int = DEFAULT_BLOCK
 
     def parameters(self) -> dict[str, Any]:

@@ -18,9 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import remerge.adapters
+import remerge.architectures
 import remerge.kernels
 import remerge.shards
 import remerge.tensors
+from remerge.architectures.heads import untied
 from remerge.atomic import flush_folder, json_text, open_atomic, write_bytes, write_json, write_text
 from remerge.digest import sha256_of
 from remerge.disk import disk_errors, require_spaces
@@ -67,6 +70,10 @@ class ArtefactPlan(Plan, Protocol):
     def notes(self) -> tuple[Note, ...]:
         """Lines of the manifest: what was dropped or changed on the way in."""
 
+    @property
+    def unties(self) -> bool:
+        """Whether the output head is a matrix of its own now, which config.json has to say."""
+
     def parameters(self) -> dict[str, Any]:
         """The settings, without paths."""
 
@@ -82,6 +89,8 @@ def code_digest(plan: ArtefactPlan) -> str:
     total = hashlib.sha256()
     modules = (
         sys.modules[type(plan).__module__],
+        remerge.adapters,
+        remerge.architectures,
         remerge.kernels,
         remerge.tensors,
         remerge.shards,
@@ -141,7 +150,7 @@ def build(
                 _link_or_copy(work / shard.file, staging / shard.file)
             if len(plan.shards) > 1:
                 write_json(staging / INDEX_NAME, index_of(plan.shards))
-            _write_companions(companions, staging, dtype, config_changes or {})
+            _write_companions(companions, staging, dtype, config_changes or {}, plan.unties)
             manifest = _manifest(plan, notes, records, staging)
             write_json(staging / "manifest.json", manifest)
             publish_folder(staging, out)
@@ -235,14 +244,19 @@ def _code_notes(companions: Mapping[str, Path]) -> list[Note]:
 
 
 def _write_companions(
-    files: Mapping[str, Path], folder: Path, torch_dtype: str, changes: Mapping[str, Any]
+    files: Mapping[str, Path],
+    folder: Path,
+    torch_dtype: str,
+    changes: Mapping[str, Any],
+    unties: bool,
 ) -> None:
     """Config in canonical form, and tokenizer files byte for byte, from `files` into `folder`."""
     if "config.json" in files:
         config = read_json(files["config.json"])
         for key in _CONFIG_NOISE:
             config.pop(key, None)
-        write_json(folder / "config.json", config | {"dtype": torch_dtype, **changes})
+        config |= {"dtype": torch_dtype, **changes}
+        write_json(folder / "config.json", untied(config) if unties else config)
     for name in _SETTINGS_FILES:
         if name in files:
             settings = read_json(files[name])

@@ -60,6 +60,7 @@ class IntakePlan:
     supply: Supply
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
+    unties: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """What was asked for, for manifest and resume key."""
