@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from remerge.adapters.fit import fit_adapter
+from remerge.architectures.alignment import aligned_by_header
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.sources.files import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
@@ -160,6 +161,7 @@ def check_against_base(model: Described, base: Described, rules: list[str | None
             )
     for rule in rules:
         checkpoint = _as_mapped(model, base) if rule == "map" else model.checkpoint
+        checkpoint = aligned_by_header(checkpoint, model.config, base.checkpoint, base.config)
         fit(checkpoint, base.checkpoint, base.weights, rule)
         without = [m.checkpoint.label for m in (model, base) if m.tokens is None]
         if rule == "map" and without:
