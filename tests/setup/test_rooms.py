@@ -14,6 +14,8 @@ FLOW = [
     {"atomic", "digest", "disk", "progress", "prompts"},
     {"kernels"},
     {"tensors"},
+    {"architectures"},
+    {"adapters"},
     {"shards"},
     {"sources", "merge", "quantize"},
     {"evaluate"},

@@ -80,6 +80,7 @@ def compare(folder: Path, base: torch.nn.Module, lora: peft.LoraConfig) -> dict[
     if getattr(base.config, "tie_word_embeddings", False):
         weights.pop("lm_head.weight", None)
     save_file(weights, folder / "model" / "model.safetensors")
+    base.config.save_pretrained(folder / "model")
     model = peft.get_peft_model(base, lora)
     train(model)
     model.save_pretrained(str(folder / "adapter"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from remerge.adapters.fit import fit_adapter
 from remerge.errors import NumericError, printable
 from remerge.kernels.blocks import DEFAULT_BLOCK, address
 from remerge.kernels.lora import bake_rows, cast_chunk
@@ -19,8 +20,8 @@ from remerge.merge.chunks import emit_chunks, name_bad_number
 from remerge.merge.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Emit
-from remerge.tensors.adapter import Adapter, LowRankUpdate, check_targets
-from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
+from remerge.tensors.adapter import Adapter, LowRankUpdate
+from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes, read_f32
 from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.fitting import Note, require_mergeable, weights_only
 from remerge.tensors.safetensors import TensorInfo
@@ -39,6 +40,7 @@ class BakePlan:
     tensors: dict[str, TensorInfo]
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
+    unties: bool = False
     block: int = COLUMN_BLOCK
 
     def parameters(self) -> dict[str, Any]:
@@ -147,7 +149,9 @@ def plan_bake(
     require_distinct([model.label, adapter.label], label)
     tensors, notes = weights_only(model)
     require_mergeable(model, tensors)
-    check_targets(adapter, tensors, model.label)
+    fitted = fit_adapter(adapter, tensors, config_of(model.folder), model.label)
+    adapter, tensors = fitted.adapter, fitted.tensors
+    notes += fitted.notes
     for name, update in adapter.updates.items():
         if not np.isfinite(update.scale):
             raise NumericError(f"{adapter.label}: scale of {printable(name)!r} is {update.scale}")
@@ -163,4 +167,5 @@ def plan_bake(
         tensors=tensors,
         shards=plan_shards(outputs, shard_bytes),
         notes=tuple(notes),
+        unties=fitted.unties,
     )

@@ -10,13 +10,15 @@ is the first model's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from remerge.architectures.alignment import Aligned, align_heads
+from remerge.architectures.heads import is_tied
 from remerge.errors import RecipeError
 from remerge.kernels.blocks import DEFAULT_BLOCK, address
 from remerge.kernels.gradient import blend_chunk
@@ -24,7 +26,7 @@ from remerge.merge.chunks import emit_chunks
 from remerge.merge.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Emit
-from remerge.tensors.checkpoint import Checkpoint, raw_bytes
+from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes
 from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.fitting import Note, fit, require_mergeable, weights_only
 from remerge.tensors.names import layer_of
@@ -134,6 +136,7 @@ class GradientPlan:
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
     vocabulary: str | None = None
+    unties: bool = False
     block: int = DEFAULT_BLOCK
 
     def parameters(self) -> dict[str, Any]:
@@ -202,20 +205,40 @@ def plan_gradient(
     require_distinct([first.label, second.label], label)
     if vocabulary not in (None, "truncate"):
         raise RecipeError(f"{label}: vocabulary is {vocabulary!r}; expected truncate, or none")
+    aligned = align_heads([first, second])
+    first, second = aligned.models
     first_tensors, notes = weights_only(first)
     require_mergeable(first, first_tensors)
     second_tensors, more_notes = fit(second, first, first_tensors, vocabulary)
     names = list(first_tensors)
+    ratios = dict(zip(names, blend_ratios(gradient, names), strict=True))
+    unties, more = _unties(aligned, ratios, first)
+    notes += [*aligned.notes, *more]
     outputs = [OutputTensor(name, dtype, info.shape) for name, info in first_tensors.items()]
     return GradientPlan(
         label=label,
         first=first,
         second=second,
         gradient=gradient,
-        ratios=dict(zip(names, blend_ratios(gradient, names), strict=True)),
+        ratios=ratios,
         first_tensors=first_tensors,
         second_tensors=second_tensors,
         shards=plan_shards(outputs, shard_bytes),
         notes=(*notes, *more_notes),
         vocabulary=vocabulary,
+        unties=unties,
     )
+
+
+def _unties(
+    aligned: Aligned, ratios: Mapping[str, float], first: Checkpoint
+) -> tuple[bool, list[Note]]:
+    """Whether a tied head is stored and blended by another ratio than its embedding."""
+    head = aligned.head
+    if aligned.unties or head is None or head.name not in ratios:
+        return aligned.unties, []
+    tied = is_tied(config_of(first.folder)) is not False
+    if not tied or ratios[head.name] == ratios[head.embedding]:
+        return False, []
+    text = f"untied from {head.embedding}: stored, so counted, and blended by a ratio of its own"
+    return True, [Note(first.label, head.name, text)]

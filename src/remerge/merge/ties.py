@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from remerge.architectures.alignment import align_heads
 from remerge.errors import RecipeError
 from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor, address, addresses, codes
 from remerge.kernels.ties import LANES, is_observed_whole, merge_chunk
@@ -92,6 +93,7 @@ class TiesPlan:
     donor_tensors: tuple[dict[str, TensorInfo], ...]
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
+    unties: bool = False
     block: int = DEFAULT_BLOCK
 
     def parameters(self) -> dict[str, Any]:
@@ -230,10 +232,13 @@ def plan_ties(
     if all(np.float32(donor.weight) == 0 for donor in donors):
         raise RecipeError(f"{label}: the weights of all donors are 0")
     require_distinct([base.label, *(donor.model.label for donor in donors)], label)
+    aligned = align_heads([base, *(donor.model for donor in donors)])
+    base, *models = aligned.models
+    donors = [replace(d, model=model) for d, model in zip(donors, models, strict=True)]
     base_tensors, base_notes = weights_only(base)
     require_mergeable(base, base_tensors)
     fitted = [fit(donor.model, base, base_tensors, donor.vocabulary) for donor in donors]
-    notes = [*base_notes, *(note for donor in donors for note in donor.notes)]
+    notes = [*base_notes, *aligned.notes, *(note for donor in donors for note in donor.notes)]
     notes += [note for _, donor_notes in fitted for note in donor_notes]
     for donor in donors:
         for name, info in base_tensors.items():
@@ -250,4 +255,5 @@ def plan_ties(
         donor_tensors=tuple(tensors for tensors, _ in fitted),
         shards=plan_shards(outputs, shard_bytes),
         notes=tuple(notes),
+        unties=aligned.unties,
     )

@@ -61,14 +61,14 @@ def in_state_dict_order(model: Checkpoint, cache: Path) -> tuple[Checkpoint, boo
     config = read_json(config_path) if config_path.exists() else {}
     if not isinstance(config.get("model_type"), str):
         return model, False
-    weights = [name for name in model.tensors if not is_buffer(name)]
+    buffers = [name for name, info in model.tensors.items() if is_buffer(name, info.shape)]
+    weights = [name for name in model.tensors if name not in buffers]
     try:
         names, known = state_dict_order(config, weights, cache)
     except CheckpointError as error:
         raise CheckpointError(f"{model.folder}/{error}") from None
     if not known:
         return model, False
-    buffers = [name for name in model.tensors if is_buffer(name)]
     return replace(model, tensors={name: model.tensors[name] for name in names + buffers}), True
 
 

@@ -60,6 +60,7 @@ class IntakePlan:
     supply: Supply
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
+    unties: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """What was asked for, for manifest and resume key."""
@@ -188,8 +189,9 @@ def take_in_model(
     table, strays = tensor_table(files)
     small = files.all(n for n in source.files if n in COMPANIONS)
     notes = [Note(source.name, name, "stray weight file, left aside") for name in strays]
-    notes += [Note(source.name, name, "buffer, dropped") for name in table if is_buffer(name)]
-    weights = {name: info for name, (_, info) in table.items() if not is_buffer(name)}
+    buffers = [name for name, (_, info) in table.items() if is_buffer(name, info.shape)]
+    notes += [Note(source.name, name, "buffer, dropped") for name in buffers]
+    weights = {name: info for name, (_, info) in table.items() if name not in buffers}
     config = read_json(small["config.json"]) | source.config
     order, known = state_dict_order(config, weights, Path(scratch) / "orders")
     if not known:

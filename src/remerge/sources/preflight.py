@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from remerge.adapters.fit import fit_adapter
+from remerge.architectures.alignment import aligned_by_header
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.sources.files import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
 from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
-from remerge.tensors.adapter import Adapter, adapter_from_header, check_targets
+from remerge.tensors.adapter import Adapter, adapter_from_header
 from remerge.tensors.checkpoint import Checkpoint, read_json
 from remerge.tensors.fitting import (
     TOKEN_TENSORS,
@@ -136,7 +138,8 @@ def check_source(
         for entry in (recipe.get("loras") or {}).values():
             if entry.get("adapter") == out:
                 model = _source_of(recipe, sources, entry.get("model"))
-                check_targets(adapter, described.model(model).weights, model.name)
+                known = described.model(model)
+                fit_adapter(adapter, known.weights, known.config, model.name)
         return
     model_described = described.model(source)
     rules = list(_vocabulary_rules(recipe, out))
@@ -158,6 +161,7 @@ def check_against_base(model: Described, base: Described, rules: list[str | None
             )
     for rule in rules:
         checkpoint = _as_mapped(model, base) if rule == "map" else model.checkpoint
+        checkpoint = aligned_by_header(checkpoint, model.config, base.checkpoint, base.config)
         fit(checkpoint, base.checkpoint, base.weights, rule)
         without = [m.checkpoint.label for m in (model, base) if m.tokens is None]
         if rule == "map" and without:

@@ -46,10 +46,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "monteclora_config": (None,),
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
-#: Linear layers that GPT-2 and its kin store as [in, out]; peft knows them by their class.
-_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
-#: Linear layers that are [out, in] whatever `fan_in_fan_out` says, which peft then ignores.
-_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 _PATTERN_LIMIT = 256
 
 
@@ -57,13 +53,14 @@ _PATTERN_LIMIT = 256
 class LowRankUpdate:
     """W' = W + scale · B·A, with A [r, in] and B [out, r].
 
-    `transposed`: the weight is stored [in, out] (fan_in_fan_out, embeddings), so (B·A)ᵀ is added.
+    `transposed`: the weight is stored [in, out] (embeddings, Conv1D), so (B·A)ᵀ is added. None:
+    only the model's architecture decides it, in `remerge.adapters.fit`.
     """
 
     a: TensorInfo
     b: TensorInfo
     scale: float
-    transposed: bool
+    transposed: bool | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,8 @@ class Adapter:
     folder: Path
     updates: dict[str, LowRankUpdate]
     replacements: dict[str, TensorInfo]
+    fan_in_fan_out: bool = False
+    ensure_weight_tying: bool = False
 
 
 def check_adapter_config(config: Mapping[str, Any], where: str) -> None:
@@ -91,7 +90,7 @@ def check_adapter_config(config: Mapping[str, Any], where: str) -> None:
             raise CheckpointError(
                 f"{where}: {key}={shown} is not supported; bake it with peft first"
             )
-    for key in ("use_rslora", "fan_in_fan_out"):
+    for key in ("use_rslora", "fan_in_fan_out", "ensure_weight_tying"):
         if not isinstance(config.get(key), bool | None):
             shown = printable(config[key], 40)
             raise CheckpointError(f"{where}: {key} is {shown}, not true or false")
@@ -195,7 +194,14 @@ def adapter_from_header(
     for (module, embedding), pair in matrices.items():
         update = _update(config, module, embedding, pair, label)
         _put(updates, f"{module}.weight", update, module, label)
-    return Adapter(label, folder, updates, replacements)
+    return Adapter(
+        label,
+        folder,
+        updates,
+        replacements,
+        bool(config.get("fan_in_fan_out")),
+        bool(config.get("ensure_weight_tying")),
+    )
 
 
 def _put(table: dict[str, Any], key: str, value: Any, module: str, label: str) -> None:
@@ -242,42 +248,4 @@ def _update(
             f"{where}: A {list(a.shape)} and B {list(b.shape)} are not of the rank {rank} "
             f"that {CONFIG_NAME} gives"
         )
-    return LowRankUpdate(
-        a, b, _scale(config, module, rank, where), embedding or _is_in_by_out(config, module)
-    )
-
-
-def _is_in_by_out(config: Mapping[str, Any], module: str) -> bool:
-    """Whether a linear layer's weight is stored [in, out]."""
-    last = module.rpartition(".")[2]
-    return last in _CONV1D or (bool(config.get("fan_in_fan_out")) and last not in _LINEAR)
-
-
-def check_targets(adapter: Adapter, weights: Mapping[str, TensorInfo], model: str) -> None:
-    """CheckpointError unless every target exists in the model with the right shape."""
-    for name, update in adapter.updates.items():
-        _check_target(adapter, name, weights, model)
-        outgoing, incoming = update.b.shape[0], update.a.shape[1]
-        expected = (incoming, outgoing) if update.transposed else (outgoing, incoming)
-        if weights[name].shape != expected:
-            raise CheckpointError(
-                f"{adapter.label}: B·A for {printable(name)!r} has shape {list(expected)}, "
-                f"{model} has {list(weights[name].shape)}"
-            )
-    for name, info in adapter.replacements.items():
-        _check_target(adapter, name, weights, model)
-        if weights[name].shape != info.shape:
-            raise CheckpointError(
-                f"{adapter.label}: saved module {printable(name)!r} has shape {list(info.shape)}, "
-                f"{model} has {list(weights[name].shape)}"
-            )
-
-
-def _check_target(
-    adapter: Adapter, name: str, weights: Mapping[str, TensorInfo], model: str
-) -> None:
-    if name not in weights:
-        raise CheckpointError(
-            f"{adapter.label} ({adapter.folder}) is for a module {printable(name)!r} that {model} "
-            "does not have; is it an adapter of another model?"
-        )
+    return LowRankUpdate(a, b, _scale(config, module, rank, where), True if embedding else None)

@@ -53,6 +53,11 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     return read_json(Path(folder) / "config.json")
 
 
+def config_of(folder: Path | str) -> dict[str, Any]:
+    """The model's `config.json`; empty where there is none."""
+    return read_config(folder) if (Path(folder) / "config.json").exists() else {}
+
+
 def check_file_name(name: object, where: str) -> str:
     """A file name from an untrusted list: one plain component, or CheckpointError."""
     plain = (

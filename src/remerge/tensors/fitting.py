@@ -29,6 +29,8 @@ TOKEN_TENSORS = (
 )
 #: Buffers that old checkpoints saved beside the weights; the model computes them itself.
 _BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+#: Causal masks [1, 1, n, n] and their fill values of GPT-2, GPT-J, GPT-Neo and GPT-NeoX (Pythia).
+_MASK = re.compile(r"(^|\.)(attn|attention|crossattention)\.(bias|masked_bias)$")
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,18 @@ class Note:
     text: str
 
 
-def is_buffer(name: str) -> bool:
-    """Whether a tensor of this name is no weight but a buffer that old checkpoints carry."""
-    return _BUFFER.search(name) is not None
+def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is no weight but a buffer that old checkpoints carry.
+
+    A bias of the same name as a mask is a weight: only its shape tells them apart.
+    """
+    mask = shape == () or (len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3])
+    return _BUFFER.search(name) is not None or (mask and _MASK.search(name) is not None)
 
 
 def weights_only(model: Checkpoint) -> tuple[dict[str, TensorInfo], list[Note]]:
     """The model's weights, without buffers that its own code recomputes."""
-    kept = {name: info for name, info in model.tensors.items() if not is_buffer(name)}
+    kept = {name: info for name, info in model.tensors.items() if not is_buffer(name, info.shape)}
     notes = [Note(model.label, n, "buffer, dropped") for n in model.tensors if n not in kept]
     return kept, notes
 

@@ -1,0 +1,1 @@
+"""Adapters: fitting what peft saved to the model that it is baked into."""
