@@ -63,6 +63,8 @@ def tokenizer(rows: int) -> bytes:
     pieces = []
     for token in range(rows):
         text, kind = kinds.get(token, (f"piece{token}", 1))
+        if token >= rows - 256:
+            text, kind = f"<0x{token - rows + 256:02X}>", 6
         pieces.append(message(1, message(1, text.encode()) + varint(3 << 3) + varint(kind)))
     return b"".join(pieces) + message(2, varint(3 << 3) + varint(2))
 
