@@ -74,6 +74,9 @@ def make_model(work: Path, size: Size) -> Path:
     model, _ = make_models(work, size, donors=0)
     config = json.loads((model / "config.json").read_text())
     (model / "tokenizer.model").write_bytes(tokenizer(config["vocab_size"]))
+    # Legacy GGML can hold only a tokenizer that adds BOS and a first space.
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
     return model
 
 
