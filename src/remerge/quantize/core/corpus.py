@@ -40,6 +40,11 @@ class Tokenizer:
 
         self.vocabulary: Vocabulary = read_vocabulary(folder, rows)
         path = folder / "tokenizer.model"
+        if not path.exists():
+            raise CheckpointError(
+                f"{folder}: has no tokenizer.model, which calibration and measuring need; GGUF "
+                "without them can be written"
+            )
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except RuntimeError:
