@@ -15,6 +15,7 @@ FLOW = [
     {"kernels"},
     {"tensors"},
     {"shards"},
+    {"methods"},
     {"sources", "merge", "quantize"},
     {"evaluate"},
     {"proof", "cluster"},
