@@ -3,9 +3,9 @@
     DIR/bin/python benchmarks/mergekit_methods.py INPUT.npz OUTPUT.npz
 
 Run by `tests/methods/test_mergekit.py`. INPUT holds float32 tensors, and `jobs`: a JSON list of
-`{name, method, base, models, parameters, masks}`; OUTPUT gets the result of each by name. For random
-methods INPUT holds the masks `mask:NAME:i`, and mergekit draws them instead of its own. Only numpy,
-torch and mergekit are imported here. mergekit wants an environment of its own:
+`{name, method, base, models, parameters, masks}`; OUTPUT gets the result of each by name. For
+random methods INPUT holds the masks `mask:NAME:i`, and mergekit draws them instead of its own. Only
+numpy, torch and mergekit are imported here. mergekit wants an environment of its own:
 `python -m venv DIR; DIR/bin/pip install mergekit==0.1.5 torch==2.13.0`.
 """
 
