@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,10 @@ def draw_from(masks: Iterator[Any]) -> Any:
 
 def main() -> None:
     """Run all jobs of INPUT."""
-    import torch
-    from mergekit import merge_methods, sparsify
-    from mergekit.merge_methods.base import (
-        PerInputValues,
-        TensorEntry,
-        TensorGroup,
+    # By name: mergekit is in this program's own environment and no dependency of the project.
+    torch, merge_methods, sparsify, base = map(
+        import_module,
+        ("torch", "mergekit.merge_methods", "mergekit.sparsify", "mergekit.merge_methods.base"),
     )
 
     given = np.load(sys.argv[1])
@@ -44,7 +43,9 @@ def main() -> None:
         method = merge_methods.get(job["method"])
         names = ([job["base"]] if job["base"] else []) + job["models"]
         entries = tuple(
-            TensorEntry(id=n, tensor=torch.from_numpy(given[n].copy()), is_base=n == job["base"])
+            base.TensorEntry(
+                id=n, tensor=torch.from_numpy(given[n].copy()), is_base=n == job["base"]
+            )
             for n in names
         )
         masks = [given[f"mask:{job['name']}:{i}"] for i in range(job["masks"])]
@@ -58,9 +59,9 @@ def main() -> None:
                 of = entries if spec.scope.value == "input" else donors
                 each = value if isinstance(value, list) else [value] * len(of)
                 pairs = zip(of, each, strict=True)
-                value = PerInputValues([(entry.id, v) for entry, v in pairs])
+                value = base.PerInputValues([(entry.id, v) for entry, v in pairs])
             parameters[spec.name] = value
-        group = TensorGroup(entries=entries)
+        group = base.TensorGroup(entries=entries)
         (result,) = method._execute_resolved((group,), [parameters], dtype=None, out_dtype=None)
         results[job["name"]] = result.numpy()
         sparsify.torch = torch
