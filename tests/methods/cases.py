@@ -1,4 +1,4 @@
-"""Random tensors for the merge methods, and how a method is run on whole arrays."""
+"""Random tensors for the merge methods, and the comparison with a reference."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from remerge.errors import NumericError
-from remerge.kernels.blocks import RawTensor
-from remerge.methods.method import Input, Inputs
-from remerge.methods.registry import METHODS
 from tests.kernels.drivers import DTYPES, raw_tensors
-from tests.kernels.reference import CODES, decode, encode, round_to
-
-Typed = tuple[str, np.ndarray]
-NAME = "model.layers.3.mlp.up_proj.weight"
+from tests.kernels.reference import decode, encode, round_to
+from tests.methods.running import Typed, inputs_of, merged
 
 shapes = st.one_of(
     st.sampled_from([(), (0,), (1,), (7,), (0, 5), (3, 0)]),
@@ -55,32 +50,6 @@ def families(draw: st.DrawFn, models: tuple[int, int] = (1, 8), kin: bool = True
 
 def values_of(tensor: Typed, shape: tuple[int, ...]) -> np.ndarray:
     return decode(tensor[1], tensor[0]).reshape(shape)
-
-
-def inputs_of(family: dict, base: bool, block: int = 512, name: str = NAME) -> Inputs:
-    def entry(label: str, tensor: Typed) -> Input:
-        return Input(label, RawTensor(np.ascontiguousarray(tensor[1]), CODES[tensor[0]]))
-
-    return Inputs(
-        name,
-        family["shape"],
-        family["dtype"],
-        entry("base", family["base"]) if base else None,
-        tuple(entry(f"m{i}", tensor) for i, tensor in enumerate(family["models"])),
-        block,
-    )
-
-
-def merged(method: str, inputs: Inputs, given: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """The bytes and statistics of a method; NumericError as it raises it."""
-    values = METHODS[method].resolve(given, len(inputs.models))
-    chunks = METHODS[method].compute(inputs, values)
-    data = b""
-    while True:
-        try:
-            data += next(chunks).tobytes()
-        except StopIteration as end:
-            return data, end.value
 
 
 def same(method: str, family: dict, base: bool, given: dict, expected: Any) -> None:

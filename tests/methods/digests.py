@@ -16,7 +16,7 @@ import numpy as np
 
 from remerge.methods.registry import METHODS
 from tests.kernels.reference import encode
-from tests.methods.cases import inputs_of, merged
+from tests.methods.running import inputs_of, merged
 
 SHAPES = ((4097,), (262145,), (515, 513), (3, 40, 77))
 GIVEN: dict[str, list[dict]] = {

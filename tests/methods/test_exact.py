@@ -13,8 +13,8 @@ import pytest
 
 from remerge.kernels.philox import draw_key, draws
 from remerge.methods.registry import METHODS
-from tests.methods.cases import inputs_of, merged
 from tests.methods.digests import GIVEN, family, method_digests
+from tests.methods.running import inputs_of, merged
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,8 +14,10 @@ from remerge.kernels import scalars
 from remerge.kernels.philox import draw_key, draws
 from remerge.kernels.sums import fsum8
 from remerge.methods.registry import METHODS
+from tests.kernels import reference as kernels_reference
 from tests.methods import reference
-from tests.methods.cases import NAME, families, inputs_of, merged, same, values_of
+from tests.methods.cases import families, same, values_of
+from tests.methods.running import NAME, inputs_of, merged
 
 weights = st.one_of(st.sampled_from([1.0, 0.5, 0.0, -1.0, 1e-42]), st.floats(-4, 4))
 densities = st.one_of(st.sampled_from([1.0, 0.5, 0.33]), st.floats(0.01, 0.99))
@@ -137,6 +139,36 @@ def test_task_vectors_equal_the_reference(method: str, family: dict, data: st.Da
         )
 
     same(method, family, True, given, expected)
+
+
+@given(families(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_ties_equals_the_reference_of_ties(family: dict, data: st.DataObject) -> None:
+    base, models = arrays(family)
+    count = len(models)
+    density = data.draw(st.lists(densities, min_size=count, max_size=count))
+    weight = [1.0, *data.draw(st.lists(st.floats(0, 4), min_size=count - 1, max_size=count - 1))]
+    given = {"density": density, "weight": weight, "lambda": data.draw(st.floats(-2, 2))}
+    given["normalize"] = data.draw(st.booleans())
+    given["elect"] = data.draw(st.sampled_from(["sum", "count"]))
+
+    def expected() -> np.ndarray:
+        flat = [x.ravel() for x in models]
+        options = (given["lambda"], given["normalize"], given["elect"])
+        try:
+            return kernels_reference.ties(base.ravel(), flat, density, weight, *options)
+        except FloatingPointError as error:
+            raise reference.Refused(str(error)) from error
+
+    same("ties", family, True, given, expected)
+
+
+@given(families(models=(2, 2)), st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)))
+@settings(max_examples=60, deadline=None)
+def test_gradient_equals_the_reference(family: dict, ratio: float) -> None:
+    _, (first, second) = arrays(family)
+    same("gradient", family, False, {"ratio": ratio},
+         lambda: kernels_reference.blend(first, second, ratio))  # fmt: skip
 
 
 @given(st.lists(st.floats(-1e200, 1e200), min_size=8, max_size=8))
