@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from remerge.errors import RecipeError
 from remerge.kernels.fusion import exp_f64, log_f64
-from remerge.kernels.select import ascending, kth_largest
 from remerge.methods.registry import METHODS
+from remerge.methods.selection import ascending, kth_largest
 from tests.methods import reference_vectors as reference
 from tests.methods.cases import families, same, values_of
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from remerge.kernels.blocks import address
 from remerge.kernels.fusion import divergences, fuse_chunk, importance_chunk
-from remerge.kernels.select import ascending
 from remerge.methods.method import Chunks, Inputs, Method, Values
+from remerge.methods.selection import ascending
 from remerge.methods.stream import check, in_chunks
 from remerge.tensors.dtypes import KERNEL_CODE
 

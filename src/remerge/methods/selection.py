@@ -24,7 +24,7 @@ Keys = Callable[[int, int, np.ndarray], None]
 
 
 @kernel("void(float32[::1], int64, int64[::1])")
-def _count(keys, upper, histogram):
+def _count(keys: np.ndarray, upper: int, histogram: np.ndarray) -> None:
     """Count the upper bits of keys; for upper ≥ 0 the lower bits of those with these upper ones."""
     bits = keys.view(np.uint32)
     if upper < 0:
