@@ -3,6 +3,7 @@
 python -m benchmarks.ours ties OUT BASE DONOR DONOR DONOR
 python -m benchmarks.ours gradient OUT FIRST SECOND
 python -m benchmarks.ours bake OUT MODEL ADAPTER
+python -m benchmarks.ours METHOD OUT BASE MODEL … (see benchmarks/methods.py)
 """
 
 from __future__ import annotations
@@ -10,11 +11,31 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from remerge.merge.table_plan import TablePlan
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import open_checkpoint
 
 SHARD_BYTES = 1_000_000_000
+
+
+def method_plan(name: str, folders: list[str]) -> TablePlan:
+    """A merge of whole models by a method of the table, with the parameters of the benchmark."""
+    from benchmarks.methods import METHODS, needs_base
+    from remerge.merge.table import Slice, Use, make_table
+    from remerge.merge.table_plan import plan_table
+
+    models = {Path(folder).name: open_checkpoint(folder) for folder in folders}
+    method, parameters = METHODS[name]
+    table = make_table(
+        method,
+        [Slice(tuple(Use(label) for label in models))],
+        {label: model.tensors for label, model in models.items()},
+        dtype="F16",
+        base=next(iter(models)) if needs_base(method) else None,
+        parameters=parameters,
+    )
+    return plan_table(table, models, shard_bytes=SHARD_BYTES)
 
 
 def main() -> None:
@@ -31,6 +52,8 @@ def main() -> None:
         from remerge.merge.gradient import Gradient, plan_gradient
 
         plan = plan_gradient(model, open_checkpoint(others[0]), Gradient((0.2, 0.8)), **common)
+    elif method != "bake":
+        plan = method_plan(method, [first, *others])
     else:
         from remerge.merge.bake import plan_bake
         from remerge.tensors.adapter import read_adapter

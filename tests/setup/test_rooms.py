@@ -17,6 +17,7 @@ FLOW = [
     {"architectures"},
     {"adapters"},
     {"shards"},
+    {"methods"},
     {"sources", "merge", "quantize"},
     {"evaluate"},
     {"proof", "cluster"},

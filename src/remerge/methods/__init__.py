@@ -1,0 +1,1 @@
+"""The merge methods: one module each, with parameters, formula, rounding and kernel."""
