@@ -68,7 +68,7 @@ train: setup ## train the embedded family again (the committed weights are what 
 .PHONY: params code readme
 
 params: setup ## compose params.yaml from conf/
-	python -m stages.compose
+	python -m remerge.stages.compose
 
 code: setup ## write the lists of code in dvc.yaml anew, after an import changed
 	python tests/pipeline/closure.py

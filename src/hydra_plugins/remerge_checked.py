@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 
 from remerge.errors import RecipeError
-from stages.checking import check_composition
+from remerge.stages.checking import check_composition
 
 
 def checked(*, _root_: Any) -> bool:

@@ -14,9 +14,9 @@ import yaml
 
 from remerge.errors import RecipeError, RemergeError, printable
 from remerge.sources.pinned import parse_sources
+from remerge.stages.compose import composed
+from remerge.stages.params import check_params, read_params
 from remerge.tensors.checkpoint import open_checkpoint
-from stages.compose import composed
-from stages.params import check_params, read_params
 from tests.faults.made import contents, family, left_behind, merge
 from tests.faults.rows import fault
 from tests.pipeline.closure import SRC

@@ -76,7 +76,7 @@ def item_closure(name: str) -> set[str]:
     own = places()[name]["own"]
     room = own.removeprefix("src/").replace("/", ".")
     modules = [f"{room}.{path.stem}" for path in (SRC.parent / own).glob("*.py")]
-    modules += ["stages.quantize_eval", f"stages.{kind_of(own)}"]
+    modules += ["remerge.stages.quantize_eval", f"remerge.stages.{kind_of(own)}"]
     return set().union(*(closure(module) for module in modules))
 
 
@@ -85,14 +85,14 @@ def is_named_by_items(file: str) -> bool:
     rooms = {folder for folders in places().values() for folder in folders.values()}
     kinds = {kind_of(folders["own"]) for folders in places().values()}
     return any(file.startswith(f"{room}/") for room in rooms) or file in {
-        f"src/stages/{kind}.py" for kind in kinds
+        f"src/remerge/stages/{kind}.py" for kind in kinds
     }
 
 
 def code_of(stage: str) -> set[str]:
     """The code that a stage of `dvc.yaml` has to name."""
     if stage != "quantize_eval":
-        return closure(f"stages.{stage}")
+        return closure(f"remerge.stages.{stage}")
     shared = set().union(*(item_closure(name) for name in places()))
     return {file for file in shared if not is_named_by_items(file)}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.compose import composed
+from remerge.stages.compose import composed
 from tests.pipeline.closure import (
     SRC,
     code_of,
@@ -56,7 +56,7 @@ def test_an_item_names_exactly_the_rooms_it_runs(name: str) -> None:
         path.relative_to(ROOT).as_posix() for folder in folders for path in ROOT.glob(f"{folder}/*")
     }
     named = {file for file in named if file.endswith(".py")}
-    named.add(f"src/stages/{kind_of(places()[name]['own'])}.py")
+    named.add(f"src/remerge/stages/{kind_of(places()[name]['own'])}.py")
     assert {file for file in item_closure(name) if is_named_by_items(file)} == named
 
 

@@ -158,7 +158,11 @@ def test_the_statement_names_every_file_and_every_source(texts: dict[str, str], 
         assert re.match(r"[a-z][a-z0-9+.-]*:", entry.get("uri", "urn:")), entry
     deciding = {
         *("requirements/run.txt", "requirements/torch.txt"),
-        *("requirements/torch-cpu.txt", "src/remerge/merge/ties.py", "src/stages/quantize.py"),
+        *(
+            "requirements/torch-cpu.txt",
+            "src/remerge/merge/ties.py",
+            "src/remerge/stages/quantize.py",
+        ),
         *("embedded/calibration.txt", "embedded/evaluation/dates.jsonl"),
     }
     for name in deciding:

@@ -20,7 +20,7 @@ FLOW = [
     {"proof", "cluster"},
     {"chat"},
     {"report"},
-    {"commands"},
+    {"commands", "stages"},
     {"cli"},
 ]
 PLACE = {room: place for place, rooms in enumerate(FLOW) for room in rooms}

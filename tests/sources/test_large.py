@@ -104,7 +104,7 @@ class Stages:
         watcher.start()
         try:
             done = subprocess.run(
-                [sys.executable, "-m", f"stages.{stage}", *item],
+                [sys.executable, "-m", f"remerge.stages.{stage}", *item],
                 cwd=self.folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
                 capture_output=True,

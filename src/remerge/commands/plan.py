@@ -110,7 +110,14 @@ def _params(recipe: str | None, overrides: list[str]) -> dict[str, Any]:
     if recipe is None:
         return read_params()
     # How parameters are composed is the pipeline's business; it has a command for that.
-    command = [sys.executable, "-m", "stages.compose", "--print", f"recipe={recipe}", *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "remerge.stages.compose",
+        "--print",
+        f"recipe={recipe}",
+        *overrides,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]

@@ -8,10 +8,10 @@ from remerge.merge.donors import mapping_folder, open_donor
 from remerge.merge.ties import TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.threads import thread_count
+from remerge.stages.params import part_donors, read_params
+from remerge.stages.running import SCRATCH, execution
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
-from stages.params import part_donors, read_params
-from stages.running import SCRATCH, execution
 
 
 def merge_part(part: str) -> None:

@@ -17,8 +17,8 @@ from remerge.errors import RecipeError
 from remerge.quantize import quantize
 from remerge.quantize.core.perplexity import measure
 from remerge.shards.threads import thread_count
+from remerge.stages.running import SCRATCH, execution
 from remerge.tensors.checkpoint import read_json
-from stages.running import SCRATCH, execution
 
 
 def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:

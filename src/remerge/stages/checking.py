@@ -12,8 +12,8 @@ from typing import Any
 
 from remerge.errors import RecipeError
 from remerge.evaluate.suite import suite_from_params
-from stages.params import UNUSED, check_params, number, one_of, only, part_donors, shown
-from stages.quantize_eval import KINDS
+from remerge.stages.params import UNUSED, check_params, number, one_of, only, part_donors, shown
+from remerge.stages.quantize_eval import KINDS
 
 PARTS = ("p1", "p2")
 MERGED = ("merged/p1", "merged/p2", "merged/final")

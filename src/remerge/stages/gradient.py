@@ -7,10 +7,10 @@ from pathlib import Path
 from remerge.merge.gradient import Gradient, plan_gradient
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.threads import thread_count
+from remerge.stages.params import read_params
+from remerge.stages.running import SCRATCH, execution, run
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
-from stages.params import read_params
-from stages.running import SCRATCH, execution, run
 
 
 def blend() -> None:

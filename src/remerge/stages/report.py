@@ -17,9 +17,9 @@ from remerge.report.collect import collect, metrics
 from remerge.report.commands import overrides_of
 from remerge.report.page import page
 from remerge.report.plots import plots
-from stages.compose import composed
-from stages.params import read_params
-from stages.running import run
+from remerge.stages.compose import composed
+from remerge.stages.params import read_params
+from remerge.stages.running import run
 
 CONF = Path("conf")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stages.running import run
-from stages.ties import merge_part
+from remerge.stages.running import run
+from remerge.stages.ties import merge_part
 
 if __name__ == "__main__":
     run(merge_part, "p1")

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from stages.parent import die_with_parent
+from remerge.stages.parent import die_with_parent
 
 
 def _end(number: int, _frame: Any) -> None:
@@ -25,7 +25,8 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: Any) -> No
         sys.__excepthook__(kind, error, trace)
 
 
-# Python sets this name while it looks for the module of `python -m stages.NAME`, and only then.
+# Python sets this name while it looks for the module of `python -m remerge.stages.NAME`, and only
+# then.
 if sys.argv[:1] == ["-m"]:
     for _signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_signal, _end)

@@ -55,7 +55,9 @@ def item_name() -> str:
     if len(sys.argv) == 1 and named:
         return named
     if len(sys.argv) != 2:
-        sys.exit(f"usage: python -m stages.{Path(sys.argv[0]).stem} NAME (run by `dvc repro`)")
+        sys.exit(
+            f"usage: python -m remerge.stages.{Path(sys.argv[0]).stem} NAME (run by `dvc repro`)"
+        )
     return sys.argv[1]
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 
 from remerge.errors import RecipeError
-from stages.params import item, read_params
-from stages.running import item_name, run
+from remerge.stages.params import item, read_params
+from remerge.stages.running import item_name, run
 
 KINDS = ("quantize", "evaluate")
 
@@ -22,7 +22,7 @@ def quantize_eval(name: str) -> None:
         raise RecipeError(
             f"quantize_eval.{name}: kind is {entry.get('kind')!r}; expected {', '.join(KINDS)}"
         )
-    importlib.import_module(f"stages.{entry['kind']}").make(name, entry, params)
+    importlib.import_module(f"remerge.stages.{entry['kind']}").make(name, entry, params)
 
 
 if __name__ == "__main__":

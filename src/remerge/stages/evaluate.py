@@ -8,8 +8,8 @@ from typing import Any
 from remerge.atomic import write_json
 from remerge.evaluate.scoring import score
 from remerge.evaluate.suite import suite_from_params
-from stages.params import UNUSED
-from stages.running import SCRATCH
+from remerge.stages.params import UNUSED
+from remerge.stages.running import SCRATCH
 
 
 def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:

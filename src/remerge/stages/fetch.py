@@ -10,8 +10,8 @@ from remerge.sources.files import Delivery, open_files
 from remerge.sources.intake import take_in_adapter, take_in_dataset, take_in_model
 from remerge.sources.pinned import parse_sources
 from remerge.sources.preflight import Descriptions, check_source
-from stages.params import item, read_params
-from stages.running import SCRATCH, item_name, run
+from remerge.stages.params import item, read_params
+from remerge.stages.running import SCRATCH, item_name, run
 
 
 def fetch(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Compose `params.yaml` from `conf/`: `python -m stages.compose [--check] [key=value …]`.
+"""Compose `params.yaml` from `conf/`: `python -m remerge.stages.compose [--check] [key=value …]`.
 
 `dvc exp run` does the same before it runs; this is for the committed file and for CI, which fails
 when the file is not what `conf/` composes to.
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from remerge.atomic import write_text
 from remerge.errors import RecipeError, RemergeError
-from stages.checking import check_composition
+from remerge.stages.checking import check_composition
 
 
 def composed(overrides: list[str], folder: Path | None = None) -> str:
@@ -37,7 +37,7 @@ def composed(overrides: list[str], folder: Path | None = None) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m stages.compose", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m remerge.stages.compose", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     parser.add_argument("--print", action="store_true", help="show the text, write nothing")
     parser.add_argument("overrides", nargs="*", help="as after -S of `dvc exp run`")
