@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from remerge.atomic import write_json
-from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
+from remerge.methods.ties import Donor, TiesPlan, TiesSettings, plan_ties
 from remerge.shards.layout import OutputTensor, Shard, index_of, plan_shards
 from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import open_checkpoint

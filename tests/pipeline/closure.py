@@ -84,7 +84,7 @@ def is_named_by_items(file: str) -> bool:
     """Whether a file is one that an item names itself: in a room of its own, or its kind's."""
     rooms = {folder for folders in places().values() for folder in folders.values()}
     kinds = {kind_of(folders["own"]) for folders in places().values()}
-    return any(file.startswith(f"{room}/") for room in rooms) or file in {
+    return any(file.startswith(f"{room}/") or file == room for room in rooms) or file in {
         f"src/remerge/stages/{kind}.py" for kind in kinds
     }
 

@@ -54,7 +54,7 @@ def test_an_item_names_exactly_the_rooms_it_runs(name: str) -> None:
     folders = set(places()[name].values())
     named = {
         path.relative_to(ROOT).as_posix() for folder in folders for path in ROOT.glob(f"{folder}/*")
-    }
+    } | folders
     named = {file for file in named if file.endswith(".py")}
     named.add(f"src/remerge/stages/{kind_of(places()[name]['own'])}.py")
     assert {file for file in item_closure(name) if is_named_by_items(file)} == named

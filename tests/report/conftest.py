@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from remerge.evaluate.results import summarise
 from remerge.evaluate.suite import suite_from_params
-from remerge.merge.gradient import Gradient, plan_gradient
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.gradient import Gradient, plan_gradient
+from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.quantize.core.reporting import write_report
 from remerge.quantize.formats import FORMATS
 from remerge.report.build import Build, Scored

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
@@ -95,7 +95,7 @@ def test_tokens_without_rows_and_rows_without_tokens_end_at_the_base(
 def test_the_awkward_files_of_the_hub_are_pinned_as_the_recipe_of_13b_selects(
     hub: HubServer,
 ) -> None:
-    from remerge.sources.lookup import look_up
+    from remerge.pins.lookup import look_up
 
     text = (ROOT / "conf" / "recipe" / "stheno_l2_13b_sources.yaml").read_text()
     entry = yaml.safe_load(text)["sources"]["legerdemain"]

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from remerge.disk import free_bytes
-from remerge.sources.pin import pin_files
+from remerge.pins.pin import pin_files
 from remerge.tensors.checkpoint import open_checkpoint, read_config, read_f32, read_json
 from tests.kernels import reference
 from tests.sources.hub_server import HubServer

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from remerge.errors import RecipeError, SourceError, printable
 
 if TYPE_CHECKING:
-    from remerge.sources.budget import Budget, SourceSize, Step
+    from remerge.pins.budget import Budget, SourceSize, Step
 
 RATES = Path("benchmarks/rates.json")
 
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _budget(params: Mapping[str, Any]) -> tuple[Budget, str]:
     """The budget, and why the recipe cannot be built yet, or an empty text."""
-    from remerge.sources.budget import expected_size, plan_budget
+    from remerge.pins.budget import expected_size, plan_budget
     from remerge.sources.pinned import parse_sources
 
     sources = params["recipe"]["sources"]
@@ -127,8 +127,8 @@ def _params(recipe: str | None, overrides: list[str]) -> dict[str, Any]:
 
 def _exact(params: Mapping[str, Any]) -> dict[str, SourceSize]:
     """Sizes by pins and headers; every source is checked against the recipe on the way."""
+    from remerge.pins.budget import SourceSize
     from remerge.progress import track
-    from remerge.sources.budget import SourceSize
     from remerge.sources.files import open_files
     from remerge.sources.pinned import parse_sources
     from remerge.sources.preflight import Descriptions, check_source

@@ -25,9 +25,9 @@ from remerge.errors import ToolError
 from remerge.evaluate.digests import digest_of_files, digest_of_model, digest_of_values
 from remerge.evaluate.quiet import quiet
 from remerge.evaluate.results import rounded, suite_as_json
-from remerge.evaluate.runtimes import missing, quant_at
 from remerge.evaluate.suite import Suite
 from remerge.evaluate.tasks import FEW_SHOT_SEED, data_files
+from remerge.runtimes.programs import missing, quant_at
 
 SEED = 1234
 
@@ -54,7 +54,7 @@ class Run:
             "batch_size": suite.batch_size,
             "add_bos_token": suite.add_bos_token,
             **self.versions,
-            "code": digest_of_files(list(Path(__file__).parent.glob("*.py"))),
+            "code": digest_of_files(_code()),
         }
 
     def _runtime_packages(self) -> list[str]:
@@ -195,3 +195,10 @@ def _read(path: Path | None) -> dict[str, Any] | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) and "metrics" in record else None
+
+
+def _code() -> list[Path]:
+    """The source that decides what is measured: of this folder, and of the runtimes."""
+    here = Path(__file__).parent
+    runtimes = here.parent / "runtimes"
+    return [*here.glob("*.py"), runtimes / "offline.py", runtimes / "programs.py"]

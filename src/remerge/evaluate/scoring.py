@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from remerge.atomic import write_json, write_text
 from remerge.errors import RecipeError
-from remerge.evaluate.offline import offline
 from remerge.evaluate.results import TRANSFORMERS, suite_as_json, summarise
-from remerge.evaluate.runtimes import quant_at
 from remerge.evaluate.suite import Suite, with_settings
+from remerge.runtimes.offline import offline
+from remerge.runtimes.programs import quant_at
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from remerge.errors import RecipeError
-from remerge.merge.ties import Donor
-from remerge.merge.vocabulary import map_vocabulary, require_same_tokens
+from remerge.methods.ties import Donor
 from remerge.tensors.checkpoint import Checkpoint, open_checkpoint
+from remerge.vocabulary.mapping import map_vocabulary, require_same_tokens
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 
 from remerge.errors import CheckpointError
 from remerge.progress import Bar, track
-from remerge.proof.weights import PickledInfo, Weights, open_weights
+from remerge.proof.models import PickledInfo, Weights, open_weights
 from remerge.shards.threads import thread_count
 from remerge.tensors.model_id import model_id
 from remerge.tensors.pickles import PickledTensor

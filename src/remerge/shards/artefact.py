@@ -28,8 +28,8 @@ from remerge.errors import CheckpointError
 from remerge.shards.layout import Shard, index_of
 from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
 from remerge.tensors.checkpoint import INDEX_NAME, read_json
+from remerge.tensors.compatibility import Note
 from remerge.tensors.dtypes import to_torch_name
-from remerge.tensors.fitting import Note
 from remerge.tensors.model_id import model_id
 
 TOKENIZER_FILES = (

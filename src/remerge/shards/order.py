@@ -21,7 +21,7 @@ from typing import Any
 from remerge.atomic import json_text, write_json
 from remerge.errors import CheckpointError, ToolError, printable
 from remerge.tensors.checkpoint import Checkpoint, read_json
-from remerge.tensors.fitting import is_buffer
+from remerge.tensors.compatibility import is_buffer
 
 #: Entries of config.json that say how many times something is built.
 _COUNT = re.compile(r"^(n|num)_(\w+_)?(layers?|experts|blocks)$|_layers$")

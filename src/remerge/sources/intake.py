@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from remerge.adapters.peft_files import CONFIG_NAME, adapter_from_header, check_adapter_config
 from remerge.atomic import json_text, open_atomic
 from remerge.disk import disk_errors, require_spaces
 from remerge.errors import CheckpointError, RemergeError, SourceError, printable
@@ -35,13 +36,8 @@ from remerge.sources.layouts import (
     weight_files,
 )
 from remerge.sources.pinned import PinnedFile, Source, verify_file
-from remerge.tensors.adapter import (
-    CONFIG_NAME,
-    adapter_from_header,
-    check_adapter_config,
-)
 from remerge.tensors.checkpoint import raw_bytes, read_index, read_json
-from remerge.tensors.fitting import Note, is_buffer
+from remerge.tensors.compatibility import Note, is_buffer
 from remerge.tensors.pickles import PickledTensor, open_pickle
 from remerge.tensors.safetensors import TensorInfo, read_header
 

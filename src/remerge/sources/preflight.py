@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from remerge.adapters.peft_files import Adapter, adapter_from_header, check_targets
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.sources.files import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
 from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
-from remerge.tensors.adapter import Adapter, adapter_from_header, check_targets
 from remerge.tensors.checkpoint import Checkpoint, read_json
-from remerge.tensors.fitting import (
+from remerge.tensors.compatibility import (
     TOKEN_TENSORS,
     fit,
     fit_tokens,
@@ -29,7 +29,7 @@ from remerge.tensors.fitting import (
     weights_only,
 )
 from remerge.tensors.safetensors import TensorInfo
-from remerge.tensors.tokenizer import NUMBERING, has_tokenizer, token_ids_of
+from remerge.vocabulary.tokenizer import NUMBERING, has_tokenizer, token_ids_of
 
 #: Entries of config.json that make another model, and what they are called in a message.
 _STRUCTURE = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remerge.merge.gradient import Gradient, plan_gradient
+from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.threads import thread_count
 from remerge.stages.params import read_params

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from remerge.merge.donors import mapping_folder, open_donor
-from remerge.merge.ties import TiesSettings, plan_ties
+from remerge.methods.ties import TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.threads import thread_count
 from remerge.stages.params import part_donors, read_params

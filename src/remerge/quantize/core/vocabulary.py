@@ -20,7 +20,7 @@ from typing import Any
 
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import read_json
-from remerge.tensors.tokenizer import (
+from remerge.vocabulary.tokenizer import (
     BPE,
     BYTE,
     CONTROL,

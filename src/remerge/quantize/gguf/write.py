@@ -20,10 +20,10 @@ from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.gguf import types
+from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.mixture import MIXTURES, choose_type
-from remerge.tensors.chat_template import chat_template
 from remerge.tensors.checkpoint import open_checkpoint, read_config
-from remerge.tensors.gguf_header import read_gguf_header
+from remerge.vocabulary.chat_template import chat_template
 
 FILE_NAME = "model.gguf"
 _QUANTIZATION_VERSION = 2

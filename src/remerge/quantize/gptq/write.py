@@ -23,13 +23,13 @@ from remerge.quantize.core.llama import LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.weights import read_weights
-from remerge.quantize.gptq.fitting import Fitting, fit_layer
+from remerge.quantize.gptq.calibration import Fitting, fit_layer
 from remerge.quantize.gptq.packing import FILE_NAME, FITTED, packed_tensors, quantization_config
 from remerge.quantize.gptq.solver import GROUP
 from remerge.shards.layout import plan_shards
-from remerge.tensors.chat_template import SETTINGS_FILE, TEMPLATE_FILE, chat_template
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_config, read_json
 from remerge.tensors.safetensors import read_header
+from remerge.vocabulary.chat_template import SETTINGS_FILE, TEMPLATE_FILE, chat_template
 
 #: Windows of the calibration text and tokens in each.
 WINDOWS, WINDOW_LENGTH = 128, 256

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from remerge.adapters.bake_kernel import bake_rows, cast_chunk
+from remerge.adapters.peft_files import Adapter, LowRankUpdate, check_targets
 from remerge.errors import NumericError, printable
 from remerge.kernels.blocks import DEFAULT_BLOCK, address
-from remerge.kernels.lora import bake_rows, cast_chunk
-from remerge.merge.chunks import emit_chunks, name_bad_number
-from remerge.merge.inputs import input_identity, require_distinct
+from remerge.shards.chunks import emit_chunks, name_bad_number
+from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Emit
-from remerge.tensors.adapter import Adapter, LowRankUpdate, check_targets
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
+from remerge.tensors.compatibility import Note, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE
-from remerge.tensors.fitting import Note, require_mergeable, weights_only
 from remerge.tensors.safetensors import TensorInfo
 
 #: Columns a step of the low-rank product: its accumulators and four rows of A stay in the cache.

@@ -19,14 +19,14 @@ import numpy as np
 
 from remerge.errors import RecipeError
 from remerge.kernels.blocks import DEFAULT_BLOCK, address
-from remerge.kernels.gradient import blend_chunk
-from remerge.merge.chunks import emit_chunks
-from remerge.merge.inputs import input_identity, require_distinct
+from remerge.methods.gradient_kernel import blend_chunk
+from remerge.shards.chunks import emit_chunks
+from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
+from remerge.tensors.compatibility import Note, fit, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE
-from remerge.tensors.fitting import Note, fit, require_mergeable, weights_only
 from remerge.tensors.names import layer_of
 from remerge.tensors.safetensors import TensorInfo
 

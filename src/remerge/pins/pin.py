@@ -17,10 +17,10 @@ from ruamel.yaml.comments import CommentedMap
 
 from remerge.atomic import write_text
 from remerge.errors import RecipeError, RemergeError, printable
+from remerge.pins.lookup import Listed, is_fixed, look_up, resolve
+from remerge.pins.recipe_text import Pins, read_document, read_entries, with_pins
 from remerge.progress import track
-from remerge.sources.lookup import Listed, is_fixed, look_up, resolve
 from remerge.sources.pinned import is_commit, unpinned
-from remerge.sources.recipe_text import Pins, read_document, read_entries, with_pins
 
 
 @dataclass

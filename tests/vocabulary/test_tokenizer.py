@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remerge.errors import CheckpointError
-from remerge.tensors.tokenizer import (
+from remerge.vocabulary.tokenizer import (
     BPE,
     BYTE,
     CONTROL,

@@ -3,7 +3,7 @@
 >>> q6_k(values_f32, out_u8)
 
 For each sub-block the scale is searched that makes the squared error least, weighted by x². See
-`superblock_lanes` for the definition and for what the bytes equal.
+`superblocks` for the definition and for what the bytes equal.
 
 It takes finite `x` float32 [256·n] and fills `out` uint8 [n·210], and returns False if a scale is
 too large for float16.
@@ -19,8 +19,8 @@ from numba import njit
 
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
-from remerge.quantize.blocks.simple import is_finite_half, put_u16
-from remerge.quantize.gguf.superblock_lanes import (
+from remerge.quantize.blocks.q4_0 import is_finite_half, put_u16
+from remerge.quantize.gguf.superblocks import (
     LANES,
     WIDTH,
     code_between,

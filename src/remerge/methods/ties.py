@@ -18,15 +18,15 @@ import numpy as np
 
 from remerge.errors import RecipeError
 from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor, address, addresses, codes
-from remerge.kernels.ties import LANES, is_observed_whole, merge_chunk
-from remerge.kernels.trim import find_trims
-from remerge.merge.chunks import emit_chunks, name_bad_number
-from remerge.merge.inputs import input_identity, require_distinct
+from remerge.methods.ties_kernel import LANES, is_observed_whole, merge_chunk
+from remerge.methods.trim import find_trims
+from remerge.shards.chunks import emit_chunks, name_bad_number
+from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
+from remerge.tensors.compatibility import Note, fit, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE
-from remerge.tensors.fitting import Note, fit, require_mergeable, weights_only
 from remerge.tensors.safetensors import TensorInfo
 
 ELECTIONS = ("sum", "count")

@@ -7,8 +7,8 @@ from pathlib import Path
 from remerge.quantize.blocks.decoding import file_weights
 from remerge.quantize.core.forward import Weights
 from remerge.quantize.core.llama import LlamaShape
+from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.write import FILE_NAME, tensor_name
-from remerge.tensors.gguf_header import read_gguf_header
 
 
 def open_weights(folder: Path, shape: LlamaShape, model: Path) -> Weights:

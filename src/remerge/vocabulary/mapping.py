@@ -24,10 +24,10 @@ from remerge.disk import disk_errors, require_space
 from remerge.errors import CheckpointError, printable
 from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
+from remerge.tensors.compatibility import TOKEN_TENSORS, Note, fit_tokens
 from remerge.tensors.dtypes import ITEM_SIZE
-from remerge.tensors.fitting import TOKEN_TENSORS, Note, fit_tokens
 from remerge.tensors.safetensors import TensorInfo, read_header
-from remerge.tensors.tokenizer import has_tokenizer, token_ids, tokenizer_files
+from remerge.vocabulary.tokenizer import has_tokenizer, token_ids, tokenizer_files
 
 _ROWS = 1024
 

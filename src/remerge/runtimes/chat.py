@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from remerge.errors import CheckpointError, ToolError
-from remerge.evaluate.offline import offline
-from remerge.evaluate.runtimes import (
+from remerge.runtimes.offline import offline
+from remerge.runtimes.programs import (
     in_a_line,
     legacy_tokens,
     open_ctransformers,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from remerge.errors import CheckpointError, printable
+from remerge.quantize.ggml.header import read_ggml_header
+from remerge.quantize.gguf.header import read_gguf_header
 from remerge.tensors.checkpoint import INDEX_NAME, SINGLE_NAME, open_checkpoint, read_index
-from remerge.tensors.ggml_header import read_ggml_header
-from remerge.tensors.gguf_header import read_gguf_header
 from remerge.tensors.pickles import PickledTensor, open_pickle
 from remerge.tensors.safetensors import TensorInfo, read_header
 

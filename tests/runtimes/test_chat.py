@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remerge.chat.speakers import Settings, open_model, until
 from remerge.cli import main
 from remerge.commands.chat import harmless
 from remerge.errors import RemergeError
-from remerge.prompts import ALPACA_STOP, alpaca
 from remerge.quantize import quantize
+from remerge.runtimes.chat import Settings, open_model, until
+from remerge.vocabulary.prompts import ALPACA_STOP, alpaca
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "embedded/sources"
 QUESTION, ANSWER = "count 2 31122322=", "4"
@@ -93,7 +93,7 @@ def test_a_program_in_which_nothing_was_said_ends(counting: Path, tmp_path: Path
     code = """
 import sys
 from pathlib import Path
-from remerge.chat.speakers import open_model
+from remerge.runtimes.chat import open_model
 from remerge.cli import main
 for _ in range(15):
     open_model(Path(sys.argv[1]), context=64, threads=1).close()

@@ -7,8 +7,8 @@ from pathlib import Path
 from remerge.quantize.blocks.decoding import file_weights
 from remerge.quantize.core.forward import Weights
 from remerge.quantize.core.llama import LlamaShape
+from remerge.quantize.ggml.header import read_ggml_header
 from remerge.quantize.ggml.write import FILE_NAME, tensor_name
-from remerge.tensors.ggml_header import read_ggml_header
 
 
 def open_weights(folder: Path, shape: LlamaShape, model: Path) -> Weights:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remerge.kernels.blocks import BAD_INPUT, OVERFLOW, RawTensor
-from remerge.kernels.ties import SAMPLE_RUN
-from remerge.kernels.trim import SMALL, find_trims
+from remerge.methods.ties_kernel import SAMPLE_RUN
+from remerge.methods.trim import SMALL, find_trims
 from tests.kernels.drivers import DTYPES, ITEM, Bad, raw_tensors, ties_kernel
 from tests.kernels.reference import CODES, decode, encode, round_to, ties, trim
 

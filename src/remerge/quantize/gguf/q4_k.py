@@ -4,7 +4,7 @@
 
 For each sub-block the scale and offset are searched that make the squared error least, weighted by
 √(mean x²) + |x|: round with a scale, solve for the best scale and offset of the codes found, keep
-them if the error falls. See `superblock_lanes` for the definition and for what the bytes equal.
+them if the error falls. See `superblocks` for the definition and for what the bytes equal.
 
 All take finite `x` float32 [256·n] and fill `out` uint8 [n·bytes]; they return False if a scale is
 too large for float16.
@@ -21,8 +21,8 @@ from numba import njit
 
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
-from remerge.quantize.blocks.simple import is_finite_half, put_u16
-from remerge.quantize.gguf.superblock_lanes import (
+from remerge.quantize.blocks.q4_0 import is_finite_half, put_u16
+from remerge.quantize.gguf.superblocks import (
     LANES,
     WIDTH,
     code_between,
