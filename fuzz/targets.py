@@ -28,8 +28,9 @@ from remerge.sources.pinned import parse_sources
 from remerge.sources.remote import _local_header, _records
 from remerge.stages.params import check_params
 from remerge.tensors.checkpoint import read_index
+from remerge.tensors.json_files import parse_json_object
 from remerge.tensors.pickles import open_pickle
-from remerge.tensors.safetensors import TensorInfo, parse_header, parse_json_object
+from remerge.tensors.safetensors import TensorInfo, parse_header
 from remerge.vocabulary.tokenizer import parse_sentencepiece, token_ids_of
 
 Target = Callable[[bytes], None]

@@ -10,7 +10,7 @@ import pytest
 
 from remerge.quantize.core import reporting
 from remerge.quantize.gguf.header import read_gguf_header
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import read_json
 from remerge.tensors.safetensors import read_header
 
 

@@ -14,7 +14,8 @@ from remerge.shards.artefact import build, companions_of
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
 from remerge.sources.pinned import parse_sources
-from remerge.tensors.checkpoint import open_checkpoint, read_config, read_json
+from remerge.tensors.checkpoint import open_checkpoint, read_config
+from remerge.tensors.json_files import read_json
 from tests.sources.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from remerge.cli import main
-from remerge.disk import free_bytes, require_space
 from remerge.errors import ToolError
+from remerge.files import free_bytes, require_space
 from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.pins.budget import SourceSize, plan_budget
 from remerge.shards.artefact import build

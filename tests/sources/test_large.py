@@ -16,9 +16,10 @@ import pytest
 import torch
 import yaml
 
-from remerge.disk import free_bytes
+from remerge.files import free_bytes
 from remerge.pins.pin import pin_files
-from remerge.tensors.checkpoint import open_checkpoint, read_config, read_f32, read_json
+from remerge.tensors.checkpoint import open_checkpoint, read_config, read_f32
+from remerge.tensors.json_files import read_json
 from tests.kernels import reference
 from tests.sources.hub_server import HubServer
 from tests.sources.large_family import Awkward, write_adapter, write_model

@@ -206,6 +206,6 @@ def test_a_scratch_that_cannot_be_written_or_is_full_is_one_line(
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ToolError, match=r"donor: mapping its vocabulary: .*file/scratch"):
         map_vocabulary(donor, base, tmp_path / "file" / "scratch")
-    monkeypatch.setattr("remerge.disk.free_bytes", lambda folder: 10)
+    monkeypatch.setattr("remerge.files.free_bytes", lambda folder: 10)
     with pytest.raises(ToolError, match=r"donor: mapping its vocabulary needs"):
         map_vocabulary(donor, base, tmp_path / "scratch")

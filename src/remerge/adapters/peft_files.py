@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.checkpoint import pickle_advice, read_json
+from remerge.tensors.checkpoint import pickle_advice
 from remerge.tensors.dtypes import KERNEL_CODE
+from remerge.tensors.json_files import read_json
 from remerge.tensors.safetensors import TensorInfo, read_header
 
 CONFIG_NAME = "adapter_config.json"

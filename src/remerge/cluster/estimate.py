@@ -10,10 +10,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from remerge.atomic import write_json
 from remerge.cluster.connection import Node
 from remerge.cluster.footprint import Footprint
 from remerge.shards.units import Plan
+from remerge.tensors.json_files import write_json
 
 #: Beside the folders of work in progress: bytes in and out that a slot gets through in a second.
 RATES_FILE = "cluster-rates.json"

@@ -18,8 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import remerge
-from remerge.atomic import flush_folder
 from remerge.errors import RemergeError
+from remerge.files import flush_folder
 from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
 
 #: What may be left behind by a unit whose process died; one folder a run of a unit.

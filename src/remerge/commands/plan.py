@@ -58,7 +58,7 @@ _positive.__name__ = "number above 0"  # what argparse calls it in its message
 
 def run(options: argparse.Namespace) -> int:
     """Do it."""
-    from remerge.disk import free_bytes
+    from remerge.files import free_bytes
 
     params = _params(options.recipe, options.overrides)
     budget, refusal = _budget(params)

@@ -20,7 +20,6 @@ from lm_eval.api.model import CachingLM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
-from remerge.atomic import write_json
 from remerge.errors import ToolError
 from remerge.evaluate.digests import digest_of_files, digest_of_model, digest_of_values
 from remerge.evaluate.quiet import quiet
@@ -28,6 +27,7 @@ from remerge.evaluate.results import rounded, suite_as_json
 from remerge.evaluate.suite import Suite
 from remerge.evaluate.tasks import FEW_SHOT_SEED, data_files
 from remerge.runtimes.programs import missing, quant_at
+from remerge.tensors.json_files import write_json
 
 SEED = 1234
 

@@ -39,7 +39,7 @@ from remerge.sources.layouts import (
 )
 from remerge.sources.pinned import KINDS, PinnedFile, check_repo_name, is_commit
 from remerge.tensors.checkpoint import parse_index
-from remerge.tensors.safetensors import parse_json_object
+from remerge.tensors.json_files import parse_json_object
 
 #: Files that are pinned when the recipe names none.
 SELECT = {

@@ -15,8 +15,8 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from remerge.atomic import write_text
 from remerge.errors import RecipeError, RemergeError, printable
+from remerge.files import write_text
 from remerge.pins.lookup import Listed, is_fixed, look_up, resolve
 from remerge.pins.recipe_text import Pins, read_document, read_entries, with_pins
 from remerge.progress import track

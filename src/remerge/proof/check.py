@@ -21,8 +21,9 @@ from typing import Any
 from remerge.errors import CheckpointError, printable
 from remerge.proof.digests import Range, identify, md5_of_files, sha256_of_ranges
 from remerge.proof.lock import object_name, project_of, recorded_files
-from remerge.tensors.checkpoint import check_file_name, read_json
+from remerge.tensors.checkpoint import check_file_name
 from remerge.tensors.dtypes import ITEM_SIZE
+from remerge.tensors.json_files import read_json
 from remerge.tensors.model_id import model_id
 
 MANIFEST = "manifest.json"

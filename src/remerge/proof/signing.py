@@ -20,8 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from remerge.atomic import write_bytes
 from remerge.errors import SignatureError, printable
+from remerge.files import write_bytes
 from remerge.proof.digests import sha256_of_ranges, whole
 
 #: Holds the password of an encrypted private key; a command line would show it to everybody.

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from remerge.atomic import TEMPORARY_SUFFIX, flush_folder, write_text
-from remerge.disk import disk_errors
 from remerge.errors import CheckpointError, RecipeError
-from remerge.tensors.checkpoint import read_json
+from remerge.files import TEMPORARY_SUFFIX, disk_errors, flush_folder, write_text
+from remerge.tensors.json_files import read_json
 
 MODEL, QUANTIZED, REPORT = Path("merged/final"), Path("quantized"), Path("report")
 #: What comes of the report: the card, which is the folder's README, licences, provenance.

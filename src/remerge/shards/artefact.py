@@ -21,15 +21,22 @@ from typing import Any, Protocol
 import remerge.kernels
 import remerge.shards
 import remerge.tensors
-from remerge.atomic import flush_folder, json_text, open_atomic, write_bytes, write_json, write_text
-from remerge.digest import sha256_of
-from remerge.disk import disk_errors, require_spaces
 from remerge.errors import CheckpointError
+from remerge.files import (
+    disk_errors,
+    flush_folder,
+    open_atomic,
+    require_spaces,
+    sha256_of,
+    write_bytes,
+    write_text,
+)
 from remerge.shards.layout import Shard, index_of
 from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
-from remerge.tensors.checkpoint import INDEX_NAME, read_json
+from remerge.tensors.checkpoint import INDEX_NAME
 from remerge.tensors.compatibility import Note
 from remerge.tensors.dtypes import to_torch_name
+from remerge.tensors.json_files import json_text, read_json, write_json
 from remerge.tensors.model_id import model_id
 
 TOKENIZER_FILES = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, RecipeError, printable
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import read_json
 
 _MODEL_ID = re.compile(r"[0-9a-f]{64}")
 

@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from remerge.disk import disk_errors
 from remerge.errors import CheckpointError, SourceError
+from remerge.files import disk_errors
 from remerge.progress import Bar, track
 from remerge.sources import cache
 from remerge.sources.download import download, received_bytes

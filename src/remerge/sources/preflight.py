@@ -20,7 +20,7 @@ from remerge.sources.files import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
 from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
-from remerge.tensors.checkpoint import Checkpoint, read_json
+from remerge.tensors.checkpoint import Checkpoint
 from remerge.tensors.compatibility import (
     TOKEN_TENSORS,
     fit,
@@ -28,6 +28,7 @@ from remerge.tensors.compatibility import (
     require_mergeable,
     weights_only,
 )
+from remerge.tensors.json_files import read_json
 from remerge.tensors.safetensors import TensorInfo
 from remerge.vocabulary.tokenizer import NUMBERING, has_tokenizer, token_ids_of
 

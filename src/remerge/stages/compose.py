@@ -15,8 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from remerge.atomic import write_text
 from remerge.errors import RecipeError, RemergeError
+from remerge.files import write_text
 from remerge.stages.checking import check_composition
 
 

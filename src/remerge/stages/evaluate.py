@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from remerge.atomic import write_json
 from remerge.evaluate.scoring import score
 from remerge.evaluate.suite import suite_from_params
 from remerge.stages.params import UNUSED
 from remerge.stages.running import SCRATCH
+from remerge.tensors.json_files import write_json
 
 
 def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:

@@ -12,13 +12,12 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from remerge.atomic import write_json
 from remerge.errors import RecipeError
 from remerge.quantize import quantize
 from remerge.quantize.core.perplexity import measure
 from remerge.shards.threads import thread_count
 from remerge.stages.running import SCRATCH, execution
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import read_json, write_json
 
 
 def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from remerge.atomic import write_json, write_text
+from remerge.files import write_text
 from remerge.proof.lineage import read_lineage, read_materials
 from remerge.proof.provenance import write_provenance
 from remerge.report.card import LICENCES_NAME, card, licences
@@ -20,6 +20,7 @@ from remerge.report.plots import plots
 from remerge.stages.compose import composed
 from remerge.stages.params import read_params
 from remerge.stages.running import run
+from remerge.tensors.json_files import write_json
 
 CONF = Path("conf")
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remerge.errors import CheckpointError, RecipeError, printable
-from remerge.tensors.checkpoint import read_json
-from remerge.tensors.safetensors import regular_file_size
+from remerge.files import regular_file_size
+from remerge.tensors.json_files import read_json
 from remerge.vocabulary.prompts import ALPACA_TEMPLATE
 
 #: The file in which transformers keeps a template; it goes before the tokenizer's settings.

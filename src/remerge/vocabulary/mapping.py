@@ -19,9 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from remerge.atomic import open_atomic
-from remerge.disk import disk_errors, require_space
 from remerge.errors import CheckpointError, printable
+from remerge.files import disk_errors, open_atomic, require_space
 from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
 from remerge.tensors.compatibility import TOKEN_TENSORS, Note, fit_tokens

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.checkpoint import read_json
-from remerge.tensors.safetensors import regular_file_size
+from remerge.files import regular_file_size
+from remerge.tensors.json_files import read_json
 
 #: Kinds of pieces; SentencePiece and ggml number them alike.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6

@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from remerge.disk import require_space
 from remerge.errors import CheckpointError, NumericError, printable
+from remerge.files import require_space
 from remerge.kernels.blocks import narrow, widen
 from remerge.kernels.halves import BF16, F16, F32
 from remerge.progress import track

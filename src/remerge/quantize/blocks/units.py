@@ -20,14 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remerge.atomic import json_text
-from remerge.disk import require_spaces
 from remerge.errors import ToolError, printable
+from remerge.files import require_spaces
 from remerge.quantize.blocks.encoding import BlockType, encode_rows, row_ranges
 from remerge.quantize.core.llama import LlamaTensor
 from remerge.quantize.core.request import Request
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import json_text, read_json
 from remerge.tensors.safetensors import TensorInfo
 
 if TYPE_CHECKING:

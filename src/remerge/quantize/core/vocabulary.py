@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import read_json
 from remerge.vocabulary.tokenizer import (
     BPE,
     BYTE,

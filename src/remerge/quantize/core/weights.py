@@ -17,7 +17,8 @@ from remerge.errors import CheckpointError, NumericError, printable
 from remerge.quantize.core.format import CONTAINERS
 from remerge.quantize.core.forward import Weights
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors
-from remerge.tensors.checkpoint import open_checkpoint, read_f32, read_json
+from remerge.tensors.checkpoint import open_checkpoint, read_f32
+from remerge.tensors.json_files import read_json
 
 
 def read_weights(tensor: LlamaTensor) -> np.ndarray:

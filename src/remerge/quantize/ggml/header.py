@@ -17,7 +17,8 @@ import struct
 from pathlib import Path
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.safetensors import TensorInfo, check_text, regular_file_size
+from remerge.files import regular_file_size
+from remerge.tensors.safetensors import TensorInfo, check_text
 
 _MAGIC, _VERSION = b"tjgg", 3
 _HEAD_NUMBERS, _VOCABULARY_AT = 9, 2

@@ -13,8 +13,8 @@ from __future__ import annotations
 import struct
 from collections import Counter
 
-from remerge.atomic import open_atomic
 from remerge.errors import CheckpointError
+from remerge.files import open_atomic
 from remerge.quantize.blocks import encoding
 from remerge.quantize.blocks.encoding import TYPES, BlockType, write_tensors
 from remerge.quantize.blocks.units import encoded_in_units

@@ -15,7 +15,8 @@ import struct
 from pathlib import Path
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.safetensors import TensorInfo, regular_file_size
+from remerge.files import regular_file_size
+from remerge.tensors.safetensors import TensorInfo
 
 _MAGIC = b"GGUF"
 #: Bytes of the metadata types by number; strings and arrays have lengths of their own.

@@ -12,7 +12,7 @@ from os import fsync
 
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
-from remerge.atomic import publish, temporary_path
+from remerge.files import publish, temporary_path
 from remerge.quantize.blocks.encoding import ALIGNMENT, BlockType, write_tensors
 from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
