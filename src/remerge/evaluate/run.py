@@ -20,6 +20,7 @@ from lm_eval.api.model import CachingLM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
+from remerge.code import ITEMS, digest_of
 from remerge.errors import ToolError
 from remerge.evaluate.digests import digest_of_files, digest_of_model, digest_of_values
 from remerge.evaluate.quiet import quiet
@@ -54,7 +55,7 @@ class Run:
             "batch_size": suite.batch_size,
             "add_bos_token": suite.add_bos_token,
             **self.versions,
-            "code": digest_of_files(_code()),
+            "code": digest_of(*ITEMS["evaluate"]),
         }
 
     def _runtime_packages(self) -> list[str]:
@@ -195,10 +196,3 @@ def _read(path: Path | None) -> dict[str, Any] | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) and "metrics" in record else None
-
-
-def _code() -> list[Path]:
-    """The source that decides what is measured: of this folder, and of the runtimes."""
-    here = Path(__file__).parent
-    runtimes = here.parent / "runtimes"
-    return [*here.glob("*.py"), runtimes / "offline.py", runtimes / "programs.py"]

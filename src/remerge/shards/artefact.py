@@ -18,9 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import remerge.kernels
-import remerge.shards
-import remerge.tensors
+from remerge.code import PACKAGE, UNITS, digest_of, folder_of
 from remerge.errors import CheckpointError
 from remerge.files import (
     disk_errors,
@@ -86,17 +84,10 @@ class ArtefactPlan(Plan, Protocol):
 
 def code_digest(plan: ArtefactPlan) -> str:
     """SHA-256 over the source of everything that decides the bytes of this plan's result."""
-    total = hashlib.sha256()
-    modules = (
-        sys.modules[type(plan).__module__],
-        remerge.kernels,
-        remerge.tensors,
-        remerge.shards,
-    )
-    for folder in sorted({Path(str(module.__file__)).parent for module in modules}):
-        for path in sorted(folder.glob("*.py")):
-            total.update(path.name.encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()
+    module = str(sys.modules[type(plan).__module__].__file__)
+    if not Path(module).resolve().is_relative_to(PACKAGE):  # a plan of somebody else's program
+        return digest_of(*UNITS) + sha256_of(Path(module))
+    return digest_of(folder_of(module), *UNITS)
 
 
 def resume_key(plan: ArtefactPlan) -> str:
