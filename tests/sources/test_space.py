@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from remerge.errors import ToolError
-from remerge.sources.files import Delivery, open_files
+from remerge.sources.delivery import Delivery
+from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_dataset, take_in_model
 from remerge.sources.pinned import Source
 from tests.faults.conftest import small_disk

@@ -26,13 +26,11 @@ from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
 from remerge.tensors.compatibility import Note, fit, require_mergeable, weights_only
-from remerge.tensors.dtypes import KERNEL_CODE
+from remerge.tensors.dtypes import KERNEL_CODE, MAX_FLOAT32
 from remerge.tensors.safetensors import TensorInfo
 
 ELECTIONS = ("sum", "count")
 VOCABULARIES = ("truncate", "map")
-#: Weights and λ are rounded to float32, so they must be in its range.
-MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)

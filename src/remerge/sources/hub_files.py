@@ -21,8 +21,8 @@ from remerge.errors import CheckpointError, SourceError
 from remerge.files import disk_errors
 from remerge.progress import Bar, track
 from remerge.sources import cache
+from remerge.sources.delivery import Delivery, read_tensor_table
 from remerge.sources.download import download, received_bytes
-from remerge.sources.files import Delivery, read_tensor_table
 from remerge.sources.hub import Patience, RepoFile, repo_type, shown_endpoint
 from remerge.sources.pinned import Source, verify_file
 from remerge.sources.remote import RangesUnsupported, remote_header

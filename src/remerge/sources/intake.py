@@ -26,7 +26,7 @@ from remerge.shards.artefact import TOKENIZER_FILES, build, publish_folder, resu
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import state_dict_order
 from remerge.shards.units import CHUNK, Emit, record_path
-from remerge.sources.files import SourceFiles
+from remerge.sources.delivery import SourceFiles
 from remerge.sources.layouts import (
     INDEXES,
     adapter_file,

@@ -16,7 +16,7 @@ from typing import Any
 
 from remerge.adapters.peft_files import Adapter, adapter_from_header, check_targets
 from remerge.errors import CheckpointError, RecipeError, printable
-from remerge.sources.files import SourceFiles
+from remerge.sources.delivery import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
 from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source

@@ -14,12 +14,11 @@ from remerge.errors import RecipeError
 from remerge.evaluate.suite import suite_from_params
 from remerge.stages.params import UNUSED, check_params, number, one_of, only, part_donors, shown
 from remerge.stages.quantize_eval import KINDS
+from remerge.tensors.dtypes import MAX_FLOAT32
 
 PARTS = ("p1", "p2")
 MERGED = ("merged/p1", "merged/p2", "merged/final")
 CONTAINERS = ("gguf", "ggml", "gptq")
-#: λ and weights are rounded to float32.
-MAX_FLOAT32 = 3.4028234663852886e38
 
 
 def check_composition(params: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from remerge.shards.threads import thread_count
-from remerge.sources.files import Delivery, open_files
+from remerge.sources.delivery import Delivery
+from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_adapter, take_in_dataset, take_in_model
 from remerge.sources.pinned import parse_sources
 from remerge.sources.preflight import Descriptions, check_source
