@@ -25,6 +25,7 @@ NEUTRAL = (
     "commands",
     "errors.py",
     "files.py",
+    "formatting.py",
     "progress.py",
     "stages/parent.py",
     "stages/running.py",

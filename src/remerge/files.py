@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from remerge.errors import CheckpointError, ToolError
+from remerge.formatting import size
 
 TEMPORARY_SUFFIX = ".partial"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -116,7 +117,7 @@ def require_spaces(needs: Sequence[tuple[Path, int]], what: str) -> None:
         free = free_bytes(folder)
         if needed > free:
             raise ToolError(
-                f"{what} needs {_size(needed)} in {folder.resolve()}, {_size(free)} are free; make "
+                f"{what} needs {size(needed)} in {folder.resolve()}, {size(free)} are free; make "
                 "room or move the checkout (`remerge plan` shows what a recipe needs)"
             )
 
@@ -143,7 +144,3 @@ def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 10**7 else f"{count / 1e6:.2f} MB"

@@ -10,7 +10,7 @@ from tests.pipeline.closure import SRC, imported
 
 #: From what knows nothing to what knows all; rooms in one line do not know each other.
 FLOW = [
-    {"code", "errors"},
+    {"code", "errors", "formatting"},
     {"files", "progress"},
     {"kernels"},
     {"tensors"},

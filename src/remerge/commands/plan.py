@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remerge.errors import RecipeError, SourceError, printable
+from remerge.formatting import size
 
 if TYPE_CHECKING:
     from remerge.pins.budget import Budget, SourceSize, Step
@@ -66,11 +67,11 @@ def run(options: argparse.Namespace) -> int:
     _print_table(budget, rates, options.network)
     about = "" if budget.exact else "about "
     free = free_bytes(Path())
-    print(f"\nto download: {about}{_size(budget.download)}")
-    print(f"kept:        {about}{_size(budget.kept)}")
+    print(f"\nto download: {about}{size(budget.download)}")
+    print(f"kept:        {about}{size(budget.kept)}")
     if budget.cached:
-        print(f"hub's cache: {about}{_size(budget.cached)} more (HF_HUB_CACHE, HF_HOME)")
-    print(f"peak:        {about}{_size(budget.peak)} ({_size(free)} are free here)")
+        print(f"hub's cache: {about}{size(budget.cached)} more (HF_HUB_CACHE, HF_HOME)")
+    print(f"peak:        {about}{size(budget.peak)} ({size(free)} are free here)")
     if rates:
         print(f"rates:       {printable(rates.get('machine', 'unknown machine'))}")
     if budget.peak > free:
@@ -178,8 +179,8 @@ def _print_table(budget: Budget, rates: Mapping[str, Any], network_mb: float) ->
             row.format(
                 step.stage,
                 step.item,
-                *(_size(n) if n else "" for n in (step.download, step.reads, step.writes)),
-                _size(step.temporary) if step.temporary else "",
+                *(size(n) if n else "" for n in (step.download, step.reads, step.writes)),
+                size(step.temporary) if step.temporary else "",
                 "" if seconds is None else f"{seconds / 60:.1f}",
             ).rstrip()
         )
@@ -197,7 +198,3 @@ def _seconds(step: Step, rates: Mapping[str, Any], network_mb: float) -> float |
     if not rate or not step.writes:
         return None
     return max((step.reads + step.writes) / float(rate), step.download / (network_mb * 1e6))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 10**7 else f"{count / 1e6:.2f} MB"
