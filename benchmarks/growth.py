@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from remerge.report.markup import coordinate, element, join
+
 from benchmarks.inputs import SIZES, make_models
 from benchmarks.measure import Cost
 from benchmarks.merge import Job, measure_job, own_command, weights_of
-from remerge.report.markup import coordinate, element, join
 
 #: Donors while the size varies, and the size while the donors vary.
 USUAL_DONORS, USUAL_SIZE = 3, "0.25B"

@@ -44,19 +44,19 @@ def main() -> None:
     model = open_checkpoint(first)
     common = {"dtype": "F16", "shard_bytes": SHARD_BYTES}
     if method == "ties":
-        from remerge.merge.ties import Donor, TiesSettings, plan_ties
+        from remerge.methods.ties import Donor, TiesSettings, plan_ties
 
         donors = [Donor(open_checkpoint(path), density=0.33) for path in others]
         plan = plan_ties(model, donors, TiesSettings(), **common)
     elif method == "gradient":
-        from remerge.merge.gradient import Gradient, plan_gradient
+        from remerge.methods.gradient import Gradient, plan_gradient
 
         plan = plan_gradient(model, open_checkpoint(others[0]), Gradient((0.2, 0.8)), **common)
     elif method != "bake":
         plan = method_plan(method, [first, *others])
     else:
-        from remerge.merge.bake import plan_bake
-        from remerge.tensors.adapter import read_adapter
+        from remerge.adapters.bake import plan_bake
+        from remerge.adapters.peft_files import read_adapter
 
         plan = plan_bake(model, read_adapter(others[0]), **common)
     build(

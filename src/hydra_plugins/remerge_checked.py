@@ -17,8 +17,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf, open_dict
 
 from remerge.errors import RecipeError
-from stages.checking import check_composition
-from stages.composition import guarded
+from remerge.stages.checking import check_composition
+from remerge.stages.composition import guarded
 
 
 def checked(*, _root_: Any) -> bool:

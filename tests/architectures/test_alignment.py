@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from remerge.errors import CheckpointError
-from remerge.merge.gradient import Gradient, plan_gradient
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.gradient import Gradient, plan_gradient
+from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import config_of, open_checkpoint
 from tests.architectures import models

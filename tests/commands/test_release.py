@@ -14,7 +14,7 @@ import pytest
 
 from remerge.cli import main
 from remerge.errors import CheckpointError
-from remerge.merge.gradient import Gradient, plan_gradient
+from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.proof.check import check_folder
 from remerge.proof.digests import identify
 from remerge.proof.signing import sign, verify_signature

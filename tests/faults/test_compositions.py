@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from remerge.errors import RecipeError
-from stages.compose import composed
+from remerge.stages.compose import composed
 from tests.faults.rows import fault
 from tests.faults.samples import every_sample
 from tests.pipeline.closure import SRC
@@ -125,6 +125,11 @@ def test_no_secret_of_the_environment_is_composed(tmp_path: Path) -> None:
     assert "hold a secret" in out and SECRET not in out, out
     assert project.read("params.yaml") == before
     out = project.run(
-        sys.executable, "-m", "stages.compose", f"recipe.title={SECRET}", expect=1, HF_TOKEN=SECRET
+        sys.executable,
+        "-m",
+        "remerge.stages.compose",
+        f"recipe.title={SECRET}",
+        expect=1,
+        HF_TOKEN=SECRET,
     )
     assert "hold a secret" in out and SECRET not in out, out

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from remerge.errors import ToolError
-from remerge.merge.ties import TiesPlan
+from remerge.methods.ties import TiesPlan
 from remerge.shards.layout import OutputTensor
 from remerge.shards.units import Emit, build_shards
 from tests.faults.conftest import Built, enlarge, small_disk

@@ -13,7 +13,7 @@ import pytest
 
 from remerge import cli
 from remerge.errors import CheckpointError
-from remerge.merge.gradient import Gradient, plan_gradient
+from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.proof.check import check_folder
 from remerge.proof.digests import identify
 from remerge.proof.repair import repair

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from remerge.errors import ToolError
-from remerge.evaluate.runtimes import LlamaServer, open_ctransformers, open_llama_cpp
-from remerge.tensors.tokenizer import NORMAL
+from remerge.runtimes.programs import LlamaServer, open_ctransformers, open_llama_cpp
+from remerge.vocabulary.tokenizer import NORMAL
 
 CONTEXT = 512
 #: Which package has to be installed for a container.

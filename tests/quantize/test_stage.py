@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from remerge.errors import RecipeError
-from stages import quantize as stage
+from remerge.stages import quantize as stage
 
 EMBEDDED = Path(__file__).parents[2] / "embedded"
 MODEL = EMBEDDED / "sources" / "sorting"

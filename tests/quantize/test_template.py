@@ -13,9 +13,9 @@ import pytest
 from gguf import GGUFReader
 
 from remerge.errors import CheckpointError, RecipeError
-from remerge.prompts import ALPACA_TEMPLATE, alpaca
 from remerge.quantize import quantize
-from remerge.tensors.chat_template import chat_template
+from remerge.vocabulary.chat_template import chat_template
+from remerge.vocabulary.prompts import ALPACA_TEMPLATE, alpaca
 
 OWN = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}{% endfor %}"
 MESSAGES = [{"role": "user", "content": "Add 2 and 3."}]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from remerge.errors import CheckpointError
-from remerge.evaluate.runtimes import open_llama_cpp
 from remerge.quantize import quantize
 from remerge.quantize.core.rebuilt_pieces import rebuild_pieces
-from remerge.tensors.tokenizer import read_sentencepiece
+from remerge.runtimes.programs import open_llama_cpp
+from remerge.vocabulary.tokenizer import read_sentencepiece
 
 PLAIN = (
     "the quick brown fox",

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-OWN = {"remerge", "stages", "embedded", "benchmarks", "fuzz", "tests", "conftest"}
+OWN = {"remerge", "embedded", "benchmarks", "fuzz", "tests", "conftest"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = PROJECT["dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]

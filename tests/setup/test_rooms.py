@@ -10,20 +10,20 @@ from tests.pipeline.closure import SRC, imported
 
 #: From what knows nothing to what knows all; rooms in one line do not know each other.
 FLOW = [
-    {"errors", "yaml_text"},
-    {"atomic", "digest", "disk", "progress", "prompts"},
+    {"code", "errors", "extras", "formatting", "yaml_text"},
+    {"files", "progress"},
     {"kernels"},
     {"tensors"},
     {"architectures"},
-    {"adapters"},
     {"shards"},
-    {"methods"},
-    {"sources", "merge", "quantize"},
+    {"vocabulary"},
+    {"adapters", "methods"},
+    {"merge", "sources", "quantize"},
+    {"pins", "runtimes"},
     {"evaluate"},
     {"proof", "cluster"},
-    {"chat"},
     {"report"},
-    {"commands"},
+    {"commands", "stages"},
     {"cli"},
 ]
 PLACE = {room: place for place, rooms in enumerate(FLOW) for room in rooms}

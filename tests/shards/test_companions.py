@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import config_of, open_checkpoint
 from tests.merge.families import random_weights, write_model

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from remerge.errors import SourceError
-from remerge.sources.files import Delivery, open_files
+from remerge.sources.delivery import Delivery
+from remerge.sources.files import open_files
 from remerge.sources.hub_files import HubFiles
 from tests.sources.conftest import HURRY, Pinned
 from tests.sources.hub_server import Content, Cut, HubServer, Other, Shorter, Status, Whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from remerge.tensors.fitting import is_buffer
+from remerge.tensors.compatibility import is_buffer
 from remerge.tensors.names import layer_of, split_layer
 
 

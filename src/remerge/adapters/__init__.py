@@ -1,1 +1,1 @@
-"""Adapters: fitting what peft saved to the model that it is baked into."""
+"""LoRA adapters: reading the files that peft saves, and baking them into a model."""

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from remerge.adapters.peft_files import Adapter, LowRankUpdate
 from remerge.architectures.heads import Head, head_of, is_tied
 from remerge.architectures.layers import is_conv1d
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.adapter import Adapter, LowRankUpdate
-from remerge.tensors.fitting import Note
+from remerge.tensors.compatibility import Note
 from remerge.tensors.safetensors import TensorInfo
 
 #: The modules that peft ties when an adapter asks for `ensure_weight_tying`.

@@ -16,7 +16,7 @@ import numpy as np
 
 from remerge.architectures.heads import Head, head_of, is_tied
 from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes
-from remerge.tensors.fitting import Note
+from remerge.tensors.compatibility import Note
 from remerge.tensors.safetensors import TensorInfo
 
 _CHUNK = 1 << 24

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from remerge.architectures.alignment import as_head_of
 from remerge.errors import RecipeError
-from remerge.merge.ties import Donor
-from remerge.merge.vocabulary import map_vocabulary, require_same_tokens
+from remerge.methods.ties import Donor
 from remerge.tensors.checkpoint import Checkpoint, config_of, open_checkpoint
+from remerge.vocabulary.mapping import map_vocabulary, require_same_tokens
 
 
 @contextmanager

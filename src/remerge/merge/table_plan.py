@@ -12,15 +12,15 @@ from typing import Any
 
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.kernels.blocks import RawTensor
-from remerge.merge.inputs import input_identity
 from remerge.merge.table import Row, Source, Table
 from remerge.methods.method import Chunks, Input, Inputs
 from remerge.methods.registry import METHODS
+from remerge.shards.inputs import input_identity
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
+from remerge.tensors.compatibility import Note
 from remerge.tensors.dtypes import KERNEL_CODE
-from remerge.tensors.fitting import Note
 from remerge.tensors.safetensors import TensorInfo
 
 

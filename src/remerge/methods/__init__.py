@@ -1,1 +1,1 @@
-"""The merge methods: one module each, with parameters, formula, rounding and kernel."""
+"""Merge methods, a module each: parameters, the formula and its rounding, the kernel."""

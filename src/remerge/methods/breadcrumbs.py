@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 
 from remerge.kernels.task_vectors import KEEP_WINDOW, NONE
-from remerge.kernels.trim import find_trims
 from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.stream import bad_number
 from remerge.methods.task_vectors import (
@@ -24,6 +23,7 @@ from remerge.methods.task_vectors import (
     normalize_parameter,
     rescale_parameter,
 )
+from remerge.methods.trim import find_trims
 
 
 def window(density: float, gamma: float, size: int) -> tuple[int, int]:

@@ -12,12 +12,12 @@ import numpy as np
 from remerge.kernels.blocks import address, addresses, codes
 from remerge.kernels.sce import energy_chunk, sce_chunk, variance_chunk
 from remerge.kernels.sums import LANES
-from remerge.kernels.trim import Trim
 from remerge.methods.method import FLOOR, Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.selection import kth_largest
 from remerge.methods.slerp import significant
 from remerge.methods.stream import check, in_chunks, spans
 from remerge.methods.task_vectors import INT8_MASK
+from remerge.methods.trim import Trim
 from remerge.tensors.dtypes import KERNEL_CODE
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import u32
-from remerge.kernels.trim import KEEP_NOTHING, Trim
+from remerge.methods.trim import KEEP_NOTHING, Trim
 
 _LOW_BITS = 15
 _CHUNK = 1 << 18

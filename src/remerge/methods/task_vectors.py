@@ -26,11 +26,11 @@ from remerge.kernels.task_vectors import (
     add_chunk,
     measure_chunk,
 )
-from remerge.kernels.trim import KEEP_NOTHING, Trim
 from remerge.methods.linear import NO_SUM, sum_of_weights
 from remerge.methods.method import WEIGHT, Chunks, Inputs, Parameter, Values
 from remerge.methods.slerp import significant
 from remerge.methods.stream import check, in_chunks, spans
+from remerge.methods.trim import KEEP_NOTHING, Trim
 from remerge.tensors.dtypes import KERNEL_CODE
 
 #: Sums of magnitudes below this are rescaled by nothing.

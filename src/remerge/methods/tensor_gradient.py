@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from remerge.kernels.blocks import address
-from remerge.kernels.gradient import blend_chunk
+from remerge.methods.gradient_kernel import blend_chunk
 from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.stream import in_chunks
 from remerge.tensors.dtypes import KERNEL_CODE

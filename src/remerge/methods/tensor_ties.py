@@ -13,8 +13,6 @@ import numpy as np
 from remerge.errors import RecipeError
 from remerge.kernels.blocks import address, addresses, codes
 from remerge.kernels.task_vectors import KEEP_WINDOW
-from remerge.kernels.ties import LANES, is_observed_whole, merge_chunk
-from remerge.kernels.trim import KEEP_NOTHING, Trim, find_trims
 from remerge.methods.method import Chunks, Inputs, Method, Values
 from remerge.methods.stream import bad_number, in_chunks
 from remerge.methods.task_vectors import (
@@ -27,6 +25,8 @@ from remerge.methods.task_vectors import (
     normalize_parameter,
     rescale_parameter,
 )
+from remerge.methods.ties_kernel import LANES, is_observed_whole, merge_chunk
+from remerge.methods.trim import KEEP_NOTHING, Trim, find_trims
 from remerge.tensors.dtypes import KERNEL_CODE
 
 #: The kernel of TIES takes blocks that divide the run of its diagnostics.

@@ -29,9 +29,10 @@ from remerge.proof.digests import (
     whole,
 )
 from remerge.proof.lock import recorded_files
-from remerge.proof.weights import looks_like_weights, open_weights, require_one_model
-from remerge.tensors.checkpoint import JSON_LIMIT, check_file_name, read_json
+from remerge.proof.models import looks_like_weights, open_weights, require_one_model
+from remerge.tensors.checkpoint import check_file_name
 from remerge.tensors.dtypes import ITEM_SIZE
+from remerge.tensors.json_files import JSON_LIMIT, read_json
 from remerge.tensors.model_id import model_id, parse_model_id
 
 MANIFEST = "manifest.json"

@@ -20,13 +20,14 @@ from threading import local
 import numpy as np
 
 from remerge.errors import CheckpointError
+from remerge.files import regular_file_size
 from remerge.progress import Bar, track
 from remerge.proof.contents import read_contents
-from remerge.proof.weights import PickledInfo, Weights, open_weights, require_one_model
+from remerge.proof.models import PickledInfo, Weights, open_weights, require_one_model
 from remerge.shards.threads import thread_count
 from remerge.tensors.model_id import model_id
 from remerge.tensors.pickles import PickledTensor
-from remerge.tensors.safetensors import TensorInfo, regular_file_size
+from remerge.tensors.safetensors import TensorInfo
 
 _BUFFER = 1 << 22
 

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.checkpoint import JSON_LIMIT
+from remerge.tensors.json_files import JSON_LIMIT
 from remerge.yaml_text import read_yaml
 
 _DIRECTORY = ".dir"

@@ -20,12 +20,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from remerge.atomic import write_bytes
 from remerge.errors import CheckpointError, SignatureError, printable
+from remerge.files import regular_file_size, write_bytes
 from remerge.proof.check import MANIFEST, check_folder
 from remerge.proof.contents import IGNORED, Contents, ignored_note, is_ignored, read_contents
 from remerge.proof.digests import sha256_of_ranges, whole
-from remerge.tensors.safetensors import regular_file_size
 
 #: Holds the password of an encrypted private key; a command line would show it to everybody.
 PASSWORD_VARIABLE = "REMERGE_KEY_PASSWORD"  # noqa: S105

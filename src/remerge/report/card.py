@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 
 from remerge.errors import printable
-from remerge.prompts import ALPACA
 from remerge.report.build import Build, origin
 from remerge.report.card_results import formats, published, scores
 from remerge.report.commands import rebuild_commands
@@ -26,6 +25,7 @@ from remerge.report.page import summary
 from remerge.report.rendering import render
 from remerge.report.scores import IN_ITS_OWN
 from remerge.report.sizes import weights_of
+from remerge.vocabulary.prompts import ALPACA
 
 #: Licences that the hub knows by a name of its own, of those that models carry.
 _HUB_LICENCES = {

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from remerge.atomic import TEMPORARY_SUFFIX, flush_folder, write_text
-from remerge.disk import disk_errors
 from remerge.errors import CheckpointError, RecipeError
+from remerge.files import TEMPORARY_SUFFIX, disk_errors, flush_folder, write_text
 from remerge.proof.check import MANIFEST, FolderCheck, check_folder
 from remerge.proof.contents import Contents, read_contents
 from remerge.proof.lock import recorded_files
-from remerge.tensors.checkpoint import check_file_name, read_json
+from remerge.tensors.checkpoint import check_file_name
+from remerge.tensors.json_files import read_json
 from remerge.tensors.model_id import parse_model_id
 
 MODEL, QUANTIZED, REPORT = Path("merged/final"), Path("quantized"), Path("report")

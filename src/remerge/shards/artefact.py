@@ -18,21 +18,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import remerge.adapters
-import remerge.architectures
-import remerge.kernels
-import remerge.shards
-import remerge.tensors
 from remerge.architectures.heads import untied
-from remerge.atomic import flush_folder, json_text, open_atomic, write_bytes, write_json, write_text
-from remerge.digest import sha256_of
-from remerge.disk import disk_errors, require_spaces
+from remerge.code import PACKAGE, UNITS, digest_of, folder_of
 from remerge.errors import CheckpointError
+from remerge.files import (
+    disk_errors,
+    flush_folder,
+    open_atomic,
+    require_spaces,
+    sha256_of,
+    write_bytes,
+    write_text,
+)
 from remerge.shards.layout import Shard, index_of
 from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
-from remerge.tensors.checkpoint import INDEX_NAME, read_json
+from remerge.tensors.checkpoint import INDEX_NAME
+from remerge.tensors.compatibility import Note
 from remerge.tensors.dtypes import to_torch_name
-from remerge.tensors.fitting import Note
+from remerge.tensors.json_files import json_text, read_json, write_json
 from remerge.tensors.model_id import model_id
 
 TOKENIZER_FILES = (
@@ -102,19 +105,10 @@ class ArtefactPlan(Plan, Protocol):
 
 def code_digest(plan: ArtefactPlan) -> str:
     """SHA-256 over the source of everything that decides the bytes of this plan's result."""
-    total = hashlib.sha256()
-    modules = (
-        sys.modules[type(plan).__module__],
-        remerge.adapters,
-        remerge.architectures,
-        remerge.kernels,
-        remerge.tensors,
-        remerge.shards,
-    )
-    for folder in sorted({Path(str(module.__file__)).parent for module in modules}):
-        for path in sorted(folder.glob("*.py")):
-            total.update(path.name.encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()
+    module = str(sys.modules[type(plan).__module__].__file__)
+    if not Path(module).resolve().is_relative_to(PACKAGE):  # a plan of somebody else's program
+        return digest_of(*UNITS) + sha256_of(Path(module))
+    return digest_of(folder_of(module), *UNITS)
 
 
 def resume_key(plan: ArtefactPlan) -> str:

@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from remerge.atomic import json_text, write_json
 from remerge.errors import CheckpointError, ToolError, printable
-from remerge.tensors.checkpoint import Checkpoint, read_json
-from remerge.tensors.fitting import is_buffer
+from remerge.tensors.checkpoint import Checkpoint
+from remerge.tensors.compatibility import is_buffer
+from remerge.tensors.json_files import json_text, read_json, write_json
 
 #: Entries of config.json that say how many times something is built.
 _COUNT = re.compile(r"^(n|num)_(\w+_)?(layers?|experts|blocks)$|_layers$")

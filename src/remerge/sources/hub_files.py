@@ -17,12 +17,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from remerge.disk import disk_errors
 from remerge.errors import CheckpointError, SourceError
+from remerge.files import disk_errors
 from remerge.progress import Bar, track
 from remerge.sources import cache
+from remerge.sources.delivery import Delivery, read_tensor_table
 from remerge.sources.download import download, received_bytes
-from remerge.sources.files import Delivery, read_tensor_table
 from remerge.sources.hub import Patience, RepoFile, repo_type, shown_endpoint
 from remerge.sources.identity import Identity, require_same, verified_identity
 from remerge.sources.pinned import Source

@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 from remerge.errors import SourceError
+from remerge.files import regular_file_size
 from remerge.sources.pinned import PinnedFile
-from remerge.tensors.safetensors import regular_file_size
 
 Identity = tuple[int, int, int, int, int]
 

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from remerge.atomic import json_text, open_atomic
-from remerge.disk import disk_errors, require_spaces
+from remerge.adapters.peft_files import CONFIG_NAME, adapter_from_header, check_adapter_config
 from remerge.errors import CheckpointError, RemergeError, SourceError, printable
+from remerge.files import disk_errors, open_atomic, require_spaces
 from remerge.shards.artefact import TOKENIZER_FILES, build, publish_folder, resume_key
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import state_dict_order
 from remerge.shards.units import CHUNK, Emit, record_path
-from remerge.sources.files import SourceFiles
+from remerge.sources.delivery import SourceFiles
 from remerge.sources.layouts import (
     INDEXES,
     adapter_file,
@@ -35,13 +35,9 @@ from remerge.sources.layouts import (
     weight_files,
 )
 from remerge.sources.pinned import PinnedFile, Source, verify_file
-from remerge.tensors.adapter import (
-    CONFIG_NAME,
-    adapter_from_header,
-    check_adapter_config,
-)
-from remerge.tensors.checkpoint import raw_bytes, read_index, read_json
-from remerge.tensors.fitting import Note, is_buffer
+from remerge.tensors.checkpoint import raw_bytes, read_index
+from remerge.tensors.compatibility import Note, is_buffer
+from remerge.tensors.json_files import json_text, read_json
 from remerge.tensors.pickles import PickledTensor, open_pickle
 from remerge.tensors.safetensors import TensorInfo, read_header
 

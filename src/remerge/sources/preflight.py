@@ -15,23 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from remerge.adapters.fit import fit_adapter
+from remerge.adapters.peft_files import Adapter, adapter_from_header
 from remerge.architectures.alignment import aligned_by_header
 from remerge.errors import CheckpointError, RecipeError, printable
-from remerge.sources.files import SourceFiles
+from remerge.sources.delivery import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
 from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
-from remerge.tensors.adapter import Adapter, adapter_from_header
-from remerge.tensors.checkpoint import Checkpoint, read_json
-from remerge.tensors.fitting import (
+from remerge.tensors.checkpoint import Checkpoint
+from remerge.tensors.compatibility import (
     TOKEN_TENSORS,
     fit,
     fit_tokens,
     require_mergeable,
     weights_only,
 )
+from remerge.tensors.json_files import read_json
 from remerge.tensors.safetensors import TensorInfo
-from remerge.tensors.tokenizer import NUMBERING, has_tokenizer, token_ids_of
+from remerge.vocabulary.tokenizer import NUMBERING, has_tokenizer, token_ids_of
 
 #: Entries of config.json that make another model, and what they are called in a message.
 _STRUCTURE = {

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from remerge.errors import CheckpointError, RecipeError
+from remerge.files import regular_file_size
 from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
-from remerge.tensors.safetensors import parse_json_object, regular_file_size
+from remerge.tensors.json_files import parse_json_object
 
 _SIZE_LIMIT = 256_000_000
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.checkpoint import read_json
-from remerge.tensors.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece
+from remerge.tensors.json_files import read_json
+from remerge.vocabulary.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece
 
 _BYTE_TEXT = re.compile("<0x[0-9A-F]{2}>")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import read_json
 
 _SPACE = "\u2581"
 #: Classes that read `tokenizer.json` as it stands.

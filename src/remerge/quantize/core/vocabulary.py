@@ -21,8 +21,8 @@ from typing import Any
 from remerge.errors import CheckpointError, printable
 from remerge.quantize.core.rebuilt_pieces import rebuild_pieces
 from remerge.quantize.core.tokenizer_settings import check_pieces, read_settings
-from remerge.tensors.checkpoint import read_json
-from remerge.tensors.tokenizer import (
+from remerge.tensors.json_files import read_json
+from remerge.vocabulary.tokenizer import (
     BPE,
     BYTE,
     CONTROL,

@@ -13,8 +13,8 @@ from __future__ import annotations
 import struct
 from collections import Counter
 
-from remerge.atomic import open_atomic
 from remerge.errors import CheckpointError
+from remerge.files import open_atomic
 from remerge.quantize.blocks import encoding
 from remerge.quantize.blocks.encoding import TYPES, BlockType, write_tensors
 from remerge.quantize.blocks.units import encoded_in_units
@@ -22,9 +22,9 @@ from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, 
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
+from remerge.quantize.ggml.header import read_ggml_header
 from remerge.tensors.checkpoint import open_checkpoint, read_config
-from remerge.tensors.ggml_header import read_ggml_header
-from remerge.tensors.tokenizer import BYTE, CONTROL, UNKNOWN
+from remerge.vocabulary.tokenizer import BYTE, CONTROL, UNKNOWN
 
 FILE_NAME = "model.ggml"
 _MAGIC, _VERSION = 0x67676A74, 3

@@ -12,7 +12,7 @@ from os import fsync
 
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
-from remerge.atomic import publish, temporary_path
+from remerge.files import publish, temporary_path
 from remerge.quantize.blocks.encoding import ALIGNMENT, BlockType, write_tensors
 from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
@@ -20,10 +20,10 @@ from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
 from remerge.quantize.gguf import types
+from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.mixture import MIXTURES, choose_type
-from remerge.tensors.chat_template import chat_template
 from remerge.tensors.checkpoint import open_checkpoint, read_config
-from remerge.tensors.gguf_header import read_gguf_header
+from remerge.vocabulary.chat_template import chat_template
 
 FILE_NAME = "model.gguf"
 _QUANTIZATION_VERSION = 2
