@@ -42,7 +42,9 @@ _TIES = ("methods/ties.py", "methods/ties_kernel.py", "methods/trim.py", "merge"
 #: `quantize_eval`, which measures for hours, no wider than what runs; `report` depends on all.
 STAGES: dict[str, tuple[str, ...]] = {
     "fetch": (
+        "adapters/fit.py",
         "adapters/peft_files.py",
+        "architectures",
         "shards/artefact.py",
         "shards/layout.py",
         "shards/order.py",

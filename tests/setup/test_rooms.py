@@ -10,8 +10,8 @@ from tests.pipeline.closure import SRC, imported
 
 #: From what knows nothing to what knows all; rooms in one line do not know each other.
 FLOW = [
-    {"code", "errors", "extras", "formatting", "yaml_text"},
-    {"files", "progress"},
+    {"code", "errors", "formatting", "yaml_text"},
+    {"extras", "files", "progress"},
     {"kernels"},
     {"tensors"},
     {"architectures"},
