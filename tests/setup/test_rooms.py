@@ -11,7 +11,7 @@ from tests.pipeline.closure import SRC, imported
 #: From what knows nothing to what knows all; rooms in one line do not know each other.
 FLOW = [
     {"errors"},
-    {"atomic", "digest", "disk", "progress", "prompts"},
+    {"atomic", "digest", "disk", "progress", "prompts", "schema"},
     {"kernels"},
     {"tensors"},
     {"shards"},
