@@ -323,11 +323,8 @@ def test_a_recipe_is_pinned_with_its_suite(monkeypatch: pytest.MonkeyPatch) -> N
     root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(root)
     conf = Path("conf")
-    own = [
-        conf / "base" / "llama2_13b_thebloke.yaml",
-        conf / "recipe" / "stheno_l2_13b_sources.yaml",
-    ]
-    suite = conf / "eval" / "open_llm_leaderboard_v1.yaml"
+    own = [conf / "pins" / "stheno_l2_13b.yaml"]
+    suite = conf / "pins" / "open_llm_leaderboard_v1.yaml"
     assert sources_files("stheno_l2_13b") == own
     assert sources_files("stheno_l2_13b_scored") == [*own, suite]
     assert sources_files("open_llm_leaderboard_v1") == [suite]

@@ -7,6 +7,7 @@ the section's; a value that a model leaves out is its node's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -43,7 +44,7 @@ class Merge(Table):
     """
 
     method: str
-    models: Annotated[dict[str, Use], Field(min_length=1)]
+    models: Annotated[Mapping[str, Use], Field(min_length=1)]
     base: str | None = None
 
 
@@ -67,7 +68,7 @@ class Ties(Merge):
     """TIES (Yadav et al. 2023, arXiv 2306.01708)."""
 
     method: Literal["ties"]
-    models: Annotated[dict[str, TiesUse], Field(min_length=1)]
+    models: Annotated[Mapping[str, TiesUse], Field(min_length=1)]
     density: Density | None = None
     lam: Annotated[Factor | None, Field(alias="lambda")] = None
     normalize: bool | None = None
@@ -75,7 +76,7 @@ class Ties(Merge):
 
     @field_validator("models")
     @classmethod
-    def _some_weight(cls, models: dict[str, TiesUse]) -> dict[str, TiesUse]:
+    def _some_weight(cls, models: Mapping[str, TiesUse]) -> Mapping[str, TiesUse]:
         if not any(use.weight for use in models.values()):
             raise ValueError("the weights of all donors are 0")
         return models
@@ -113,7 +114,7 @@ class Gradient(Merge):
 
     @field_validator("models")
     @classmethod
-    def _two_models(cls, models: dict[str, Use]) -> dict[str, Use]:
+    def _two_models(cls, models: Mapping[str, Use]) -> Mapping[str, Use]:
         if len(models) != 2:
             raise ValueError(f"gradient merges two models, not {len(models)}")
         return models

@@ -53,7 +53,7 @@ class Recipe(Table):
         result: The node whose model is released.
         formats: Quantized formats to make of the result; `exact` and `all` stand for several.
         score: Which models are scored: `all`, or a list of labels, nodes and `base`.
-        pins: The file of `conf/pins` that pins the sources; None: the one of the recipe's name.
+        pins: The files of `conf/pins` that pin the sources; None: the one of the recipe's name.
         title: What the result is called.
         titles: Titles by the name of the gradient.
         prompt: How the result is prompted.
@@ -65,17 +65,17 @@ class Recipe(Table):
     name: str
     title: str = ""
     titles: dict[str, str] | None = None
-    pins: str | None = None
+    pins: str | list[str] | None = None
     prompt: str = "raw"
     dtype: Dtype
     shard_bytes: Bytes = 2_000_000_000
     licence: str | None = None
     base: str
-    bakes: dict[Name, Bake] = {}
+    bakes: dict[Name, Bake] = Field(default={})
     merges: Annotated[dict[Name, SerializeAsAny[Merge]], Field(min_length=1)]
     result: str
-    formats: dict[str, FormatUse] = {}
-    score: Literal["all"] | list[str] = []
+    formats: dict[str, FormatUse] = Field(default={})
+    score: Literal["all"] | list[str] = Field(default=[])
     assumptions: dict[str, str] | list[str] | None = None
 
 
@@ -140,6 +140,13 @@ def read_recipe(table: object) -> Recipe:
         if written.get(key, {}) is None:
             del written[key]
     return read_table(Recipe, written, "recipe")
+
+
+def pins_names(recipe: Recipe) -> list[str]:
+    """Return the names of the files of pins of a recipe."""
+    if recipe.pins is None:
+        return [recipe.name]
+    return [recipe.pins] if isinstance(recipe.pins, str) else list(recipe.pins)
 
 
 def read_section(model: Any, params: Mapping[str, Any], name: str) -> Any:

@@ -47,7 +47,7 @@ def number(
             and abs(value) <= sys.float_info.max
         )
         if not fits or not (low < value if low_open else low <= value) or value > high:
-            raise PydanticCustomError("number", expected)  # type: ignore[arg-type]
+            raise PydanticCustomError("number", expected)
         return value
 
     return BeforeValidator(check)
