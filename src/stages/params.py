@@ -44,7 +44,7 @@ class Params:
 def read_params(path: Path | str = "params.yaml") -> Params:
     """Read the parameters; RecipeError names the first entry that is wrong."""
     try:
-        params = yaml.load(Path(path).read_text(), yaml.CSafeLoader)
+        params = yaml.safe_load(Path(path).read_text())
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"{path}: {reason}; compose it with `dvc exp run`") from None

@@ -85,7 +85,7 @@ def read_pins(folder: Path, names: Sequence[str]) -> dict[str, Pin]:
 
 def _read(path: Path, where: str) -> PinsFile:
     try:
-        document = yaml.load(path.read_text(), yaml.CSafeLoader)
+        document = yaml.safe_load(path.read_text())
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split()).replace(str(path), where)
         raise RecipeError(f"{where}: {reason}") from None
