@@ -283,7 +283,7 @@ def test_what_a_user_typed_is_shown_without_its_secrets(
     monkeypatch.setenv("HF_TOKEN", "other-hub-token")
     seen = []
     for path in (
-        ("execution", "address"), ("recipe", "base"), ("recipe", "dtype"), ("ties", "elect"),
+        ("execution", "address"), ("recipe", "result"), ("recipe", "dtype"), ("ties", "elect"),
         ("fetch", "base"), ("fetch", typed), ("recipe", "merges", "p1", "method"),
         ("recipe", "merges", "p1", "models"), ("recipe", typed), ("places", "base"), (typed,),
     ):  # fmt: skip

@@ -130,6 +130,8 @@ class _Reader:
     ) -> Input:
         """The node or source that a reference within a node means."""
         name = label_of(reference)
+        if reference.rstrip("/").rpartition("/")[2] in ("", ".", ".."):
+            raise RecipeError(f"{where} is {shown(reference)}; expected a path that ends in a name")
         if is_plain(reference) and reference in self.nodes and reference != within:
             if kind == "adapter":
                 raise RecipeError(f"{where} is {shown(reference)}, a node; expected an adapter")
