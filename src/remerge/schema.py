@@ -105,7 +105,9 @@ def _line(model: type[Table], mistake: Any, where: str, separator: str) -> str:
     """The message for one mistake that pydantic found."""
     kind, location = mistake["type"], [part for part in mistake["loc"] if part != "[key]"]
     if "[key]" in mistake["loc"]:
-        kind, location = "invalid_key", [*location[:-1], ""]
+        # A check of our own says what is wrong with a name.
+        kind = kind if kind == "value_error" else "invalid_key"
+        location = [*location[:-1], *([""] if kind == "invalid_key" else [])]
     if kind in _FIRST:
         *path, key = location or [""]
         known = sorted(_keys(model, path))

@@ -17,22 +17,29 @@ from omegaconf.errors import OmegaConfBaseException
 
 from remerge.atomic import write_text
 from remerge.errors import RecipeError, RemergeError
-from stages.checking import check_composition
+from stages.composition import Refused, install
 
 
 def composed(overrides: list[str], folder: Path | None = None) -> str:
-    """The text of `params.yaml` for the given overrides; RecipeError says what does not compose."""
+    """Compose the text of `params.yaml`.
+
+    Args:
+        overrides: As after `-S` of `dvc exp run`.
+        folder: The configuration, `conf` by default.
+
+    Raises:
+        RecipeError: What does not compose.
+    """
+    install()
     try:
         with initialize_config_dir(str((folder or Path("conf")).resolve()), version_base=None):
             config = compose("config", overrides=overrides)
-        # First as a mistake that can be caught; `checked` in the config would end the process.
-        described = OmegaConf.masked_copy(config, [key for key in config if key != "checked"])
-        check_composition(OmegaConf.to_container(described, resolve=True))
         OmegaConf.resolve(config)
         return OmegaConf.to_yaml(config)
+    except Refused as refused:
+        raise RecipeError(refused.message) from None
     except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(reason.partition(" Config search path")[0]) from None
+        raise RecipeError(" ".join(str(error).split())) from None
 
 
 def main() -> None:

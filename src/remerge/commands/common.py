@@ -53,11 +53,19 @@ def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
         raise RecipeError(f"{path}: {error.strerror}; name a recipe") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}; compose it again") from None
-    recipe = params.get("recipe") if isinstance(params, dict) else None
-    sources = recipe.get("sources") if isinstance(recipe, dict) else None
-    if not isinstance(sources, dict) or not all(isinstance(e, dict) for e in sources.values()):
-        raise RecipeError(f"{path}: holds no recipe with sources; compose it again")
-    return dict(params)
+    return describe(params, str(path))
+
+
+def describe(params: object, where: str = "params.yaml") -> dict[str, Any]:
+    """Describe composed parameters with folders and pins; RecipeError where they are not sound."""
+    from remerge.recipes.described import described, pins_of
+
+    if not isinstance(params, dict) or "recipe" not in params:
+        raise RecipeError(f"{where}: holds no recipe; compose it again")
+    try:
+        return described(params, pins_of(params))
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def parse_size(text: str) -> int:

@@ -105,7 +105,7 @@ def _params(recipe: str | None, overrides: list[str]) -> dict[str, Any]:
     """The parameters of a recipe, composed by the pipeline's own command."""
     import yaml
 
-    from remerge.commands.common import read_params
+    from remerge.commands.common import describe, read_params
 
     if recipe is None:
         return read_params()
@@ -115,7 +115,7 @@ def _params(recipe: str | None, overrides: list[str]) -> dict[str, Any]:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
         raise RecipeError(f"recipe {recipe!r}: {lines[-1].removeprefix('error: ')}")
-    return dict(yaml.safe_load(done.stdout))
+    return describe(yaml.safe_load(done.stdout), f"recipe {recipe}")
 
 
 def _exact(params: Mapping[str, Any]) -> dict[str, SourceSize]:
