@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +30,14 @@ from remerge.recipes.derive import DERIVED, derive
 from remerge.recipes.pins import read_pins
 from remerge.recipes.schema import pins_names, read_recipe
 from remerge.schema import nearest
+from stages.composed import KEY, overrides_in, record
 
 _ORIGINAL = ConfigLoaderImpl.load_configuration
 #: The folder of configuration that was composed last, where `conf/pins` is found.
 _conf = Path("conf")
+#: What that composition was given and has read.
+_overrides: list[str] = []
+_read: set[Path] = set()
 
 
 class Refused(SystemExit):
@@ -52,7 +59,7 @@ def written_and_derived(config: DictConfig, conf: Path) -> dict[str, Any]:
     whole = copy.deepcopy(config)
     OmegaConf.set_struct(whole, False)
     with open_dict(whole):
-        for key in {*DERIVED, "hydra"} & set(map(str, whole)):
+        for key in {*DERIVED, KEY, "hydra"} & set(map(str, whole)):
             del whole[key]
     try:
         params = OmegaConf.to_container(whole, resolve=True)
@@ -81,10 +88,63 @@ def _tables(text: str, params: dict[str, Any], conf: Path) -> dict[str, Any]:
 
 def _derived(key: str, *, _root_: DictConfig) -> Any:
     """The value of `${derived:KEY}`."""
+    if key == KEY:
+        return OmegaConf.create(_record(_root_))
     try:
         return OmegaConf.create(written_and_derived(_root_, _conf)[key])
     except RemergeError as error:
         raise Refused(error) from None
+
+
+def _record(root: DictConfig) -> dict[str, Any]:
+    """What `params.yaml` is composed of, with the digest of all other values."""
+    whole = copy.deepcopy(root)
+    OmegaConf.set_struct(whole, False)
+    with open_dict(whole):
+        for key in {KEY, "hydra"} & set(map(str, whole)):
+            del whole[key]
+    OmegaConf.resolve(whole)
+    evaluation = whole.get("eval") or {}
+    names = [
+        *pins_names(read_recipe(OmegaConf.to_container(whole.recipe))),
+        evaluation.get("suite"),
+    ]
+    pins = {_conf / "pins" / f"{name}.yaml" for name in names}
+    files = _read | {path for path in pins if path.is_file()}
+    return record(OmegaConf.to_yaml(whole), _overrides, files, _conf)
+
+
+@contextmanager
+def _recording(loader: ConfigLoaderImpl, paths: set[Path]) -> Iterator[None]:
+    """Note the files that Hydra reads meanwhile; it copies its sources, but not their class."""
+    kind = next(type(s) for s in loader.repository.get_sources() if s.scheme() == "file")
+    original = kind.load_config
+
+    def load_config(source: Any, config_path: str) -> Any:
+        result = original(source, config_path)
+        paths.add(Path(source.path) / source._normalize_file_name(config_path))
+        return result
+
+    kind.load_config = load_config
+    try:
+        yield
+    finally:
+        kind.load_config = original
+
+
+def _note_dropped(overrides: list[str]) -> None:
+    """Say which choice of the last composition this one, by `dvc exp run`, does not repeat."""
+    keys = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    dropped = [
+        override
+        for override in overrides_in(_conf.parent / "params.yaml")
+        if override.partition("=")[0].lstrip("+~") not in keys
+    ]
+    if dropped and "dvc.repo.experiments" in sys.modules:
+        given = printable(" ".join(f"-S {override}" for override in dropped), 300)
+        sys.stderr.write(
+            f"note: composed without {given} of the last time; `remerge use` keeps a choice\n"
+        )
 
 
 def _load(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig:
@@ -92,9 +152,10 @@ def _load(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig
     conf = _folder_of(loader)
     if conf is None:
         return _ORIGINAL(loader, *arguments, **named)
-    global _conf
+    global _conf, _overrides, _read
     _conf = conf
     overrides = list(named.pop("overrides", None) or [])
+    _overrides, _read = overrides, set()
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
         kept, dropped, lists = [], [], {}
@@ -111,12 +172,14 @@ def _load(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig
                 kept.append(f"+{text}")
             else:
                 kept.append(text)
-        config = _ORIGINAL(loader, *arguments, overrides=kept, **named)
+        with _recording(loader, _read):
+            config = _ORIGINAL(loader, *arguments, overrides=kept, **named)
         for key, value in lists.items():
             OmegaConf.update(config, key, value, merge=False, force_add=True)
         for key in dropped:
             _drop(config, key)
         written_and_derived(config, conf)
+        _note_dropped(overrides)
     except RemergeError as error:
         raise Refused(error) from None
     except MissingConfigException as error:

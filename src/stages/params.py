@@ -18,6 +18,7 @@ from remerge.recipes.methods import GradientSection, TiesSection
 from remerge.recipes.schema import Execution, Quantize, Recipe, read_recipe, read_section
 from remerge.recipes.tables import Tables, read_tables
 from remerge.schema import nearest, shown
+from stages.composed import KEY, require_composed
 
 WRITTEN = ("recipe", "ties", "gradient", "eval", "quantize", "execution")
 T = TypeVar("T")
@@ -42,7 +43,11 @@ class Params:
 
 
 def read_params(path: Path | str = "params.yaml") -> Params:
-    """Read the parameters; RecipeError names the first entry that is wrong."""
+    """Read the parameters of the folder that `path` is in.
+
+    Raises:
+        RecipeError: The first entry that is wrong, or parameters that conf/ does not compose to.
+    """
     try:
         params = yaml.safe_load(Path(path).read_text())
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -50,12 +55,14 @@ def read_params(path: Path | str = "params.yaml") -> Params:
         raise RecipeError(f"{path}: {reason}; compose it with `dvc exp run`") from None
     if not isinstance(params, dict):
         raise RecipeError(f"{path}: is empty; compose it with `dvc exp run`")
-    return check_params(params)
+    checked = check_params(params)
+    require_composed(params, Path(path).parent)
+    return checked
 
 
 def check_params(params: Mapping[str, Any]) -> Params:
     """Read parameters that YAML gives; RecipeError for an unknown key or a value out of range."""
-    known = [*WRITTEN, *Tables.model_fields]
+    known = [*WRITTEN, *Tables.model_fields, KEY]
     for key in params:
         if key not in known:
             raise RecipeError(
