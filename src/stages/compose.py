@@ -47,11 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.compose", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     parser.add_argument("--print", action="store_true", help="show the text, write nothing")
+    parser.add_argument("--conf", type=Path, help="the folder of configuration (default: conf)")
     parser.add_argument("overrides", nargs="*", help="as after -S of `dvc exp run`")
     options = parser.parse_args()
     path = Path("params.yaml")
     try:
-        text = composed(options.overrides)
+        text = composed(options.overrides, options.conf)
     except RemergeError as error:
         sys.exit(f"error: {error}")
     if options.print:

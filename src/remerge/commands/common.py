@@ -68,6 +68,32 @@ def describe(params: object, where: str = "params.yaml") -> dict[str, Any]:
         raise RecipeError(f"{where}: {error}") from None
 
 
+def compose(overrides: list[str], conf: Path | None = None) -> str:
+    """Compose parameters by the pipeline's own command: the library knows nothing of Hydra.
+
+    Args:
+        overrides: As after `-S` of `dvc exp run`.
+        conf: The folder of configuration, `conf` by default.
+
+    Returns:
+        The text of `params.yaml`.
+
+    Raises:
+        RecipeError: What does not compose.
+    """
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "stages.compose", "--print", *overrides]
+    if conf is not None:
+        command += ["--conf", str(conf)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise RecipeError(lines[-1].removeprefix("error: "))
+    return done.stdout
+
+
 def parse_size(text: str) -> int:
     """Bytes in `500MB`, `1GB` or a plain number; decimal units."""
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1, "": 1}
