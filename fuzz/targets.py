@@ -102,11 +102,11 @@ def _json(data: bytes) -> Any:
 #: Where in the parameters a value is put: the first byte of the data chooses.
 _PLACES = (
     (), ("ties",), ("ties", "density"), ("ties", "lambda"), ("gradient",), ("gradient", "values"),
-    ("recipe",), ("recipe", "sources"), ("recipe", "sources", "base"), ("recipe", "loras"),
-    ("recipe", "parts"), ("recipe", "parts", "p1"), ("recipe", "parts", "p1", "d1"),
-    ("recipe", "parts", "p1", "d1", "density"), ("recipe", "base"), ("recipe", "shard_bytes"),
-    ("recipe", "sources", "base", "files"), ("recipe", "sources", "base", "out"),
-    ("quantize_eval",), ("execution",), ("report",), ("eval",),
+    ("recipe",), ("recipe", "bakes"), ("recipe", "bakes", "lookup"), ("recipe", "merges"),
+    ("recipe", "merges", "p1"), ("recipe", "merges", "p1", "models"),
+    ("recipe", "merges", "p1", "models", "lookup"), ("recipe", "base"), ("recipe", "shard_bytes"),
+    ("recipe", "formats"), ("recipe", "score"), ("pins",), ("fetch",), ("places", "p1"),
+    ("bake_loras",), ("quantize_eval",), ("execution",), ("report",), ("quantize",),
 )  # fmt: skip
 
 
@@ -127,7 +127,6 @@ def recipe(data: bytes) -> None:
 
     def read() -> None:
         check_params(params)
-        parse_sources(params["recipe"])
 
     _checked(read)
 

@@ -17,7 +17,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 
 #: Decide no byte of any artefact: messages, progress, the writing of files whose content is given,
-#: the life of a process, where units run. `__init__.py` files only name what a folder holds.
+#: the life of a process, where units run, and recipes, whose values DVC tracks in params.yaml.
+#: `__init__.py` files only name what a folder holds.
 NEUTRAL = (
     "cli.py",
     "cluster",
@@ -28,14 +29,19 @@ NEUTRAL = (
     "files.py",
     "formatting.py",
     "progress.py",
-    "stages/parent.py",
+    "recipes",
+    "schema.py",
+    "stages/composed.py",
     "stages/composition.py",
+    "stages/guard.py",
+    "stages/params.py",
+    "stages/parent.py",
     "stages/running.py",
     "yaml_text.py",
 )
 
 #: What every merge runs: reading tensors, shared arithmetic, writing shards.
-_MERGE = ("architectures", "kernels", "shards", "tensors", "stages/params.py")
+_MERGE = ("architectures", "kernels", "shards", "tensors")
 _TIES = ("methods/ties.py", "methods/ties_kernel.py", "methods/trim.py", "merge", "vocabulary")
 
 #: What decides the bytes of each stage's outputs. For `fetch`, which downloads, and for
@@ -55,7 +61,6 @@ STAGES: dict[str, tuple[str, ...]] = {
         "tensors",
         "vocabulary/tokenizer.py",
         "stages/fetch.py",
-        "stages/params.py",
     ),
     "bake_loras": ("adapters", *_MERGE, "stages/bake_loras.py"),
     "ties_p1": (*_TIES, *_MERGE, "stages/ties.py", "stages/ties_p1.py"),
@@ -81,12 +86,11 @@ STAGES: dict[str, tuple[str, ...]] = {
         "vocabulary/chat_template.py",
         "vocabulary/prompts.py",
         "vocabulary/tokenizer.py",
-        "stages/params.py",
         "stages/quantize_eval.py",
     ),
 }
 
-#: What an item of `quantize_eval` runs besides, by kind or container: conf/code/places.yaml.
+#: What an item of `quantize_eval` runs besides, by kind or container.
 ITEMS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate", "runtimes/offline.py", "runtimes/programs.py"),
     "gguf": ("quantize/gguf", "quantize/core", "quantize/blocks"),

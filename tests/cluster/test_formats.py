@@ -14,6 +14,7 @@ from remerge.stages import quantize as stage
 from tests.cluster.nodes import Cluster
 from tests.cluster.test_faults import files, wait_for
 from tests.quantize.conftest import save_llama
+from tests.quantize.items import item, with_settings
 
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
@@ -35,9 +36,8 @@ def cluster() -> Iterator[Cluster]:
 def make(name: str, model: Path, out: Path, execution: dict[str, Any]) -> dict[str, bytes]:
     """The files of an item of quantize_eval."""
     container = name.partition("_")[0]
-    entry = {"reads": str(model), "out": str(out), "section": f"quantize.{container}"}
     settings = {"texts": str(model), "measure": False}
-    stage.make(name, entry, {"quantize": {container: settings}, "execution": execution})
+    stage.make(name, item(container, model, out), with_settings(container, settings, execution))
     return files(out)
 
 

@@ -37,9 +37,10 @@ def test_a_missing_ray_is_a_line_with_its_extra_and_the_version_that_is_locked()
 import sys
 sys.modules["ray"] = None
 from remerge.errors import ToolError
-from remerge.stages.running import execution
+from remerge.recipes.schema import Execution
+from stages.running import execution
 try:
-    execution({"execution": {"backend": "ray"}})
+    execution(Execution(backend="ray"))
 except ToolError as error:
     print(error)
 """
@@ -54,9 +55,10 @@ def test_local_execution_imports_nothing_of_ray(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from remerge.stages.running import execution
+from remerge.recipes.schema import Execution
+from stages.running import execution
 from tests.faults.made import family, merge
-assert execution({{"execution": {{"backend": "local", "downloads": 2}}}}) == {{}}
+assert execution(Execution(backend="local", downloads=2)) == {{}}
 base, donors = family(Path({str(tmp_path)!r}))
 merge(base, donors, Path({str(tmp_path / "out")!r}))
 print([name for name in sys.modules if name.partition(".")[0] == "ray" or "cluster" in name])

@@ -13,10 +13,9 @@ import pytest
 import yaml
 
 from remerge.errors import RecipeError, RemergeError, printable
-from remerge.sources.pinned import parse_sources
+from remerge.recipes.graph import read_graph
 from remerge.stages.compose import composed
 from remerge.stages.params import check_params, read_params
-from remerge.tensors.checkpoint import open_checkpoint
 from tests.faults.made import contents, family, left_behind, merge
 from tests.faults.rows import fault
 from tests.pipeline.closure import SRC
@@ -64,7 +63,7 @@ def test_a_value_out_of_range_is_refused_by_key_before_anything_runs(tmp_path: P
         "+surprise=1",
         "ties.densty=1",
         "recipe.shard_bytes=1e9",
-        "recipe.parts.p1.d1.weight=-1",
+        "recipe.merges.p1.models.addition.weight=-1",
         "recipe.dtype=int8",
         "gradient.along=sideways",
     ):
@@ -89,7 +88,7 @@ NAMES = ["a;reboot", "$(reboot)", "`reboot`", "a'b", 'a"b', "a\nb", "-rf", "--fo
     38,
     "a source, LoRA or format named with `;`, `$(…)`, quotes, a newline, a leading dash; an output "
     "outside of the project",
-    sees="`error: recipe.sources: name 'a;reboot' must be 1 to 64 letters, digits, …`",
+    sees="`error: recipe.merges.p1.models: name 'a;reboot' must be 1 to 64 letters, digits, …`",
     then="the same, until it has another name: `dvc exp run` composed nothing, so no shell has "
     "seen it and no output was cleared away",
 )
@@ -99,12 +98,11 @@ def test_a_name_that_a_shell_could_read_otherwise_is_refused(tmp_path: Path) -> 
     precious.parent.mkdir()
     precious.write_text("mine")
     params_before = project.read("params.yaml")
-    entry = "{kind: model, path: embedded/sources/base, files: {}, out: models/x}"
     for hostile in (
-        f"+recipe.sources={{x|touch seen: {entry}}}",
-        "recipe.sources.addition.out=../precious",
-        f"recipe.sources.addition.out={precious.parent}",
-        "recipe.sources.addition.out=src/remerge",
+        "recipe.merges.p1.models={x|touch seen: {model: base}}",
+        "recipe.bakes={x|touch seen: {model: base, adapter: maximum_lora}}",
+        "recipe.base=../precious/..",
+        "recipe.merges.p1.models=[../../src/;touch seen;]",
     ):
         out = project.run("dvc", "exp", "run", "-S", hostile, expect=1)
         assert out.startswith("error: recipe.") and out.count("\n") == 1, out
@@ -117,8 +115,8 @@ def test_an_edited_file_of_parameters_gives_a_shell_nothing_to_read(tmp_path: Pa
     """`params.yaml` edited by hand passes no composition; commands hold no name from it."""
     project = clone(tmp_path / "clone")
     edited = yaml.safe_load(project.read("params.yaml"))
-    sources = edited["recipe"]["sources"]
-    sources["a;touch seen;true"] = {**sources["base"], "out": "models/other"}
+    edited["fetch"]["a;touch seen;true"] = "models/other"
+    edited["pins"]["a;touch seen;true"] = None
     (project.folder / "params.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
     out = project.run("dvc", "repro", "fetch@a;touch seen;true", expect=None)
     assert "must be 1 to 64 letters" in out and "Traceback" not in out
@@ -127,20 +125,16 @@ def test_an_edited_file_of_parameters_gives_a_shell_nothing_to_read(tmp_path: Pa
 
 def test_every_name_is_refused_that_is_not_plain() -> None:
     for name in NAMES:
-        for section in ("sources", "loras"):
+        for section in ("fetch", "pins", "bake_loras", "quantize_eval"):
             wrong = params()
-            table = wrong["recipe"][section]
+            table = wrong[section]
             table[name] = next(iter(table.values()))
             with pytest.raises(RecipeError, match="must be 1 to 64"):
                 check_params(wrong)
-        wrong = params()
-        wrong["quantize_eval"] = {name: {"out": "quantized/x"}}
-        with pytest.raises(RecipeError, match="must be 1 to 64"):
-            check_params(wrong)
     for out in ("../x", "/etc/x", "models", "models/../../x", "models/$(x)", "models/-x", "", None):
         wrong = params()
-        wrong["recipe"]["sources"]["base"]["out"] = out
-        with pytest.raises(RecipeError, match=r"recipe\.sources\.base\.out|recipe\.base"):
+        wrong["fetch"]["base"] = out
+        with pytest.raises(RecipeError, match=r"fetch\.base"):
             check_params(wrong)
 
 
@@ -281,7 +275,7 @@ def test_the_committed_lock_and_params_hold_nothing_secret() -> None:
     ],
 )
 def test_what_a_user_typed_is_shown_without_its_secrets(
-    typed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    typed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every place of the parameters that an error shows."""
     from remerge.cluster.connection import connected
@@ -290,10 +284,9 @@ def test_what_a_user_typed_is_shown_without_its_secrets(
     monkeypatch.setenv("HF_TOKEN", "other-hub-token")
     seen = []
     for path in (
-        ("execution", "address"), ("recipe", "base"), ("recipe", "dtype"), ("ties", "elect"),
-        ("recipe", "sources", "base", "out"), ("recipe", "sources", "base", "repo"),
-        ("recipe", "sources", "base", "path"), ("recipe", "sources", typed),
-        ("recipe", "parts", "p1", "d1", "path"), ("recipe", "sources", "base", "files"), (typed,),
+        ("execution", "address"), ("recipe", "result"), ("recipe", "dtype"), ("ties", "elect"),
+        ("fetch", "base"), ("fetch", typed), ("recipe", "merges", "p1", "method"),
+        ("recipe", "merges", "p1", "models"), ("recipe", typed), ("places", "base"), (typed,),
     ):  # fmt: skip
         wrong = params()
         holder = wrong
@@ -301,7 +294,7 @@ def test_what_a_user_typed_is_shown_without_its_secrets(
             holder = holder[key]
         holder[path[-1]] = typed
         with pytest.raises(RemergeError) as caught:
-            read(wrong, tmp_path)
+            read(wrong)
         seen.append(str(caught.value))
     for action in (
         lambda: composed([f"execution.address={typed}"], CONF),
@@ -316,11 +309,9 @@ def test_what_a_user_typed_is_shown_without_its_secrets(
         assert "other-hub-token" not in line, line
 
 
-def read(wrong: dict[str, Any], folder: Path) -> None:
-    """What a stage does with parameters until it has opened a source."""
-    check_params(wrong)
-    sources = parse_sources(wrong["recipe"])
-    open_checkpoint(folder / sources["base"].path)
+def read(wrong: dict[str, Any]) -> None:
+    """What a stage and its composition do with parameters before they open a source."""
+    read_graph(check_params(wrong).recipe, wrong["pins"])
 
 
 def test_what_is_no_secret_is_shown_as_it_is() -> None:

@@ -6,10 +6,9 @@ import ast
 from functools import cache
 from pathlib import Path
 
-import yaml
+from remerge.recipes.derive import CODE
 
 SRC = Path(__file__).resolve().parents[2] / "src"
-PLACES = SRC.parent / "conf" / "code" / "places.yaml"
 
 
 def file_of(module: str) -> Path | None:
@@ -58,8 +57,13 @@ def closure(module: str) -> set[str]:
 @cache
 def places() -> dict[str, dict[str, str]]:
     """The folders of code that items of `quantize_eval` name, by kind or container."""
-    found: dict[str, dict[str, str]] = yaml.safe_load(PLACES.read_text())
-    return found
+    return {
+        name: {
+            place: f"src/remerge/{folder}"
+            for place, folder in zip(("own", "core", "blocks"), folders, strict=True)
+        }
+        for name, folders in CODE.items()
+    }
 
 
 def kind_of(own: str) -> str:

@@ -98,7 +98,9 @@ def without_evaluation(project: Project) -> Project:
     """Make the default recipe one that merges and neither quantises nor scores: data alone."""
     recipes = project.folder / "conf" / "recipe"
     text = (recipes / "tiny.yaml").read_text()
-    (recipes / "quick.yaml").write_text(text[: text.index("\nquantize_eval:")])
+    (recipes / "quick.yaml").write_text(
+        text.replace("  score: all\n", "").replace("  name: tiny\n", "  name: tiny\n  pins: tiny\n")
+    )
     config = project.folder / "conf" / "config.yaml"
     text = config.read_text()
     config.write_text(

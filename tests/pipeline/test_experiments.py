@@ -53,12 +53,26 @@ def test_the_gradient_reruns_itself(project: Project) -> None:
 
 
 def test_a_donor_weight_or_density_reruns_its_own_part(project: Project) -> None:
-    assert project.experiment("recipe.parts.p1.d2.weight=0.5") == ["ties_p1", "gradient", "report"]
-    assert project.experiment("recipe.parts.p2.d1.density=0.7") == ["ties_p2", "gradient", "report"]
+    assert project.experiment("recipe.merges.p1.models.sorting.weight=0.5") == [
+        "ties_p1",
+        "gradient",
+        "report",
+    ]
+    assert project.experiment("recipe.merges.p2.models.brackets.density=0.7") == [
+        "ties_p2",
+        "gradient",
+        "report",
+    ]
 
 
 def test_a_source_is_fetched_alone(project: Project) -> None:
-    ran = project.experiment("recipe.sources.lookup.licence=MIT")
+    pins = project.folder / "conf" / "pins" / "tiny.yaml"
+    text = pins.read_text()
+    head, rest = text.split("  lookup:\n", 1)
+    pins.write_text(f"{head}  lookup:\n{rest.replace('CC0-1.0', 'MIT', 1)}")
+    assert project.experiment() == ["report"]  # a licence decides no byte
+    pins.write_text(f"{head}  lookup:\n    config: {{max_position_embeddings: 256}}\n{rest}")
+    ran = project.experiment()
     assert ran[:1] == ["fetch@lookup"]
     assert not any(stage.startswith("fetch@") for stage in ran[1:])
 
@@ -78,7 +92,7 @@ def test_recipes_switch_back_and_forth_without_a_stale_donor(project: Project) -
 
 def test_a_dropped_donor_leaves_the_merge_and_comes_back(project: Project) -> None:
     before = project.read("merged/p1/manifest.json")
-    assert project.experiment("recipe.parts.p1.d2={name: null, path: conf/recipe/unused}") == [
+    assert project.experiment("~recipe.merges.p1.models.sorting") == [
         "ties_p1",
         "gradient",
         "report",
@@ -89,22 +103,12 @@ def test_a_dropped_donor_leaves_the_merge_and_comes_back(project: Project) -> No
 
 
 def test_a_dropped_donor_takes_its_score_along(project: Project) -> None:
-    path = "${recipe.parts.p1.d2.path}"
-    item = (
-        "kind: evaluate, section: eval, data: '${eval.data}', text: '${eval.data}', "
-        f"code: '${{code.evaluate}}', reads: '{path}', out: scores/sorting"
-    )
-    scored = [
-        f"+quantize_eval.score_sorting={{{item}}}",
-        "report.scores.p1_d2=scores/sorting",
-        "eval.limit=2",
-    ]
+    scored = ["recipe.score=all", "eval.limit=2"]
     project.experiment(*scored)
-    assert set(json.loads(project.read("metrics.json"))["scores"]) == {"sorting"}
-    dropped = "recipe.parts.p1.d2={name: null, path: conf/recipe/unused}"
-    ran = project.experiment(*scored, dropped)
-    assert "quantize_eval@score_sorting" in ran and ran[-1] == "report"
-    assert json.loads(project.read("metrics.json"))["scores"] == {}
+    assert "sorting" in json.loads(project.read("metrics.json"))["scores"]
+    ran = project.experiment(*scored, "~recipe.merges.p1.models.sorting")
+    assert "quantize_eval@score_sorting" not in ran and ran[-1] == "report"
+    assert "sorting" not in json.loads(project.read("metrics.json"))["scores"]
 
 
 def test_a_queued_sweep_runs_two_at_a_time_and_shares_what_came_before(project: Project) -> None:
@@ -141,11 +145,25 @@ def test_a_queued_sweep_runs_two_at_a_time_and_shares_what_came_before(project: 
         assert f'"density": {density}' in text
 
 
-@pytest.mark.parametrize("override", ["ties.density=7", "gradient.values=[0.5]", "nosuch.key=1"])
-def test_a_wrong_parameter_ends_the_experiment_in_one_line(project: Project, override: str) -> None:
-    out = project.run("dvc", "exp", "run", "-S", override, expect=None)
-    assert "Traceback" not in out
-    assert override.partition("=")[0].rpartition(".")[0] in out
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("ties.density=7", "ties.density is 7; expected a number in (0, 1]"),
+        ("gradient.values=[0.5]", "gradient.values: expected at least two numbers"),
+        ("nosuch.key=1", "unknown key 'nosuch'"),
+        ("ties.densty=0.5", "did you mean 'density'?"),
+        ("quantize=[]", "quantize=[] names no format"),
+        ("quantize=[gguf_q4_k]", "did you mean 'gguf_q4_k_m'?"),
+        ("~recipe.merges.p1.models.sortin", "did you mean 'sorting'?"),
+        ("recipe.merges.p1.models.adition.weight=1", "did you mean 'addition'?"),
+    ],
+)
+def test_a_wrong_parameter_is_one_line_with_the_nearest_name(
+    project: Project, override: str, says: str
+) -> None:
+    out = project.run("dvc", "exp", "run", "-S", override, expect=1)
+    assert out.startswith("error: ") and out.count("\n") == 1, out
+    assert says in out
 
 
 @pytest.mark.parametrize(

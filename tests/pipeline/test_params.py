@@ -22,28 +22,42 @@ CONF = SRC.parent / "conf"
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("ties.densty=0.3", "densty"),
+        ("ties.densty=0.3", "did you mean 'density'?"),
         ("+ties.densty=0.3", "unknown key 'densty'"),
         ("recipe=../../x", "x"),
         ("recipe=nosuch", "nosuch"),
+        ("recipe=tinny", "did you mean 'tiny'?"),
+        ("quantise=all", "did you mean 'quantize'?"),
+        ("quantize=[]", "quantize=[] names no format"),
+        ("quantize=[gguf_q4_k_n]", "did you mean 'gguf_q4_k_m'?"),
+        ("recipe.formats=[gguf_q4_k_n]", "did you mean 'gguf_q4_k_m'?"),
         ("ties.density=abc", "ties.density is 'abc'"),
         ("ties.lambda=1e39", "ties.lambda is 1e+39"),
         ("+eval.surprise=1", "eval.surprise"),
         ("eval.dtype=abc", "eval.dtype"),
-        ("+recipe.parts.p3=${recipe.parts.p1}", "expected p1 and p2"),
-        ("recipe.parts.p1.d2.path=models/addition", "models/addition stands in d1 already"),
-        ("recipe.parts.p1.d1.weight=1e39", "recipe.parts.p1.d1.weight"),
-        ("recipe.loras.lookup.model=models/nosuch", "of no source of kind model"),
-        ("recipe.loras.lookup.adapter=models/base", "of no source of kind adapter"),
-        ("recipe.sources.base.out=src/remerge", "recipe.sources.base.out"),
-        ("recipe.sources.addition.out=models/base", "recipe.sources.addition's as well"),
+        ("~recipe.parts.p1.d3", "recipe has no 'parts'"),
+        ("~recipe.merges.p1.models.sortin", "did you mean 'sorting'?"),
+        ("recipe.merges.p1.method=tise", "did you mean 'ties'?"),
+        ("recipe.merges.p1.method=gradient", "gradient merges two models, not 3"),
+        ("recipe.merges.p1.models.addition.model=sorting", "is the same model as addition"),
+        ("recipe.merges.p1.models.addition.weight=1e39", "models.addition.weight is 1e+39"),
+        ("recipe.merges.p1.models.adition.weight=1", "did you mean 'addition'?"),
+        ("recipe.merges.p1.models=[p2,addition]", "needs a project of its own"),
+        ("recipe.merges.p1.models.p1={}", "which is no node and no pinned source"),
+        ("recipe.merges.p2.models.p1={}", "needs a project of its own"),
+        ("recipe.result=p1", "needs a project of its own"),
+        ("recipe.result=finale", "did you mean 'final'?"),
+        ("recipe.score=[additon]", "did you mean 'addition'?"),
+        ("recipe.bakes.lookup.model=nosuch", "recipe.bakes.lookup.model is 'nosuch'"),
+        ("recipe.bakes.lookup.adapter=base", "used as model and as adapter"),
+        ("recipe.bakes.lookup.model=maximum_lora", "used as"),
+        ("recipe.base=reversal_lora", "reversal_lora"),
+        ("recipe.base=bsae", "did you mean 'base'?"),
+        ("+recipe.sources={x: 1}", "recipe: unknown key 'sources'"),
         ("quantize.measure=maybe", "quantize.measure is 'maybe'"),
         ("+quantize.surprise=1", "quantize: unknown key 'surprise'"),
         ("+quantize.gguf.surprise=1", "quantize.gguf: unknown key 'surprise'"),
         ("quantize.calibration=1", "quantize.calibration is 1"),
-        ("quantize_eval.score_base.kind=nosuch", "quantize_eval.score_base.kind"),
-        ("quantize_eval.score_base.reads=models/nosuch", "which nothing makes"),
-        ("report.scores.p1_d7=scores/nosuch", "report.scores.p1_d7"),
     ],
 )
 def test_a_wrong_override_does_not_compose(override: str, says: str) -> None:
@@ -53,10 +67,49 @@ def test_a_wrong_override_does_not_compose(override: str, says: str) -> None:
     assert "\n" not in str(caught.value) and str(CONF) not in str(caught.value)
 
 
-def test_a_part_whose_donors_all_weigh_nothing_does_not_compose() -> None:
-    overrides = [f"recipe.parts.p1.d{place}.weight=0" for place in (1, 2, 3)]
-    with pytest.raises(RecipeError, match=r"recipe\.parts\.p1: the weights of all donors are 0"):
+def test_donors_that_all_weigh_nothing_are_refused() -> None:
+    models = ("addition", "sorting", "lookup")
+    overrides = [f"recipe.merges.p1.models.{name}.weight=0" for name in models]
+    with pytest.raises(RecipeError, match=r"recipe\.merges\.p1\.models: the weights of all"):
         composed(overrides, CONF)
+
+
+def test_more_models_than_places_name_the_limit() -> None:
+    models = ",".join(f"m{i}: {{model: owner/m{i}}}" for i in range(9))
+    with pytest.raises(RecipeError, match=r"dvc\.yaml has 8 places a part"):
+        composed([f"recipe.merges.p1.models={{{models}}}"], CONF)
+
+
+def test_what_the_result_does_not_reach_is_not_fetched() -> None:
+    dropped = yaml.safe_load(composed(["~recipe.merges.p1.models.lookup"], CONF))
+    assert not {"lookup", "reversal_lora"} & dropped["fetch"].keys()
+    assert list(dropped["bake_loras"]) == ["brackets"]
+    assert "score_lookup" not in dropped["quantize_eval"]
+    none = yaml.safe_load(composed(["recipe=stheno_l2_13b", "eval=open_llm_leaderboard_v1"], CONF))
+    assert not [out for out in none["fetch"].values() if out.startswith("datasets/")]
+    assert "llama2_13b_meta" not in none["fetch"]
+
+
+def test_models_are_a_list_or_a_table_alike() -> None:
+    table, listed = valid(), valid()
+    listed["recipe"]["merges"]["p1"]["models"] = [
+        "addition",
+        "sorting",
+        {"model": "lookup", "vocabulary": "truncate"},
+    ]
+    assert check_params(listed).recipe == check_params(table).recipe
+
+
+def test_a_hub_id_and_a_path_have_a_label_of_their_own() -> None:
+    params = yaml.safe_load(
+        composed(["recipe.merges.p2.models=[elinas/chronos-13b-v2,./my/model,dates]"], CONF)
+    )
+    assert list(params["places"]["p2"].values())[:3] == [
+        "models/chronos-13b-v2",
+        "models/model",
+        "models/dates",
+    ]
+    assert params["pins"]["chronos-13b-v2"] is None
 
 
 @pytest.mark.parametrize(
@@ -78,14 +131,13 @@ def test_a_part_whose_donors_all_weigh_nothing_does_not_compose() -> None:
         ("gradient.values", "x", "gradient.values"),
         ("gradient.along", "sideways", "along"),
         ("surprise", 1, "unknown key 'surprise'"),
-        ("recipe.parts.p1.d2.name", "addition", "two places"),
-        ("recipe.parts.p1.d2.path", "models/nosuch", "the out of no source"),
-        ("recipe.parts.p1.d1.weight", -1, "weight"),
-        ("recipe.parts.p1.d1.density", 2, "density"),
-        ("recipe.parts.p1.d1.name", "a;reboot", "must be 1 to 64"),
-        ("recipe.parts.p1.d1.name", "-rf", "must be 1 to 64"),
-        ("recipe.parts.p1.d9", {"name": "x"}, "unknown key 'd9'"),
-        ("recipe.base", "models/elsewhere", "recipe.base"),
+        ("recipe.merges.p1.models.sorting", {"weight": -1}, "sorting.weight is -1"),
+        ("recipe.merges.p1.models.sorting", {"density": 2}, "sorting.density is 2"),
+        ("recipe.merges.p1.models.a;reboot", {}, "must be 1 to 64"),
+        ("recipe.merges.p1.models.-rf", {}, "must be 1 to 64"),
+        ("places.p1.d1", "src/remerge", "is no output"),
+        ("fetch.base", "../precious", "is no output"),
+        ("places.p1", {}, "places.p1"),
         ("recipe.shard_bytes", 0, "recipe.shard_bytes"),
         ("recipe.shard_bytes", 1.5, "recipe.shard_bytes"),
         ("recipe.dtype", "int8", "dtype"),
@@ -108,10 +160,11 @@ def test_a_wrong_value_is_refused_by_name(where: str, value: Any, says: str) -> 
     "name", ["$(reboot)", "a b", "x\ny", "'", '"', "..", ".hidden", "-x", "", "a/b"]
 )
 def test_a_name_that_a_shell_could_misread_is_refused(name: str) -> None:
-    params = valid()
-    params["recipe"]["sources"][name] = params["recipe"]["sources"]["base"]
-    with pytest.raises(RecipeError, match="name"):
-        check_params(params)
+    for section in ("fetch", "bake_loras", "quantize_eval", "pins"):
+        params = valid()
+        params[section][name] = next(iter(params[section].values()))
+        with pytest.raises(RecipeError, match="name"):
+            check_params(params)
 
 
 json_values = st.recursive(
@@ -125,17 +178,18 @@ json_values = st.recursive(
 
 @given(
     value=json_values,
-    where=st.sampled_from(["recipe", "ties", "gradient", "parts", "sources", "loras", "p1", "d1"]),
+    where=st.sampled_from(
+        ["recipe", "ties", "gradient", "merges", "bakes", "p1", "models", "fetch"]
+    ),
 )
 def test_no_value_anywhere_is_more_than_one_clear_line(value: Any, where: str) -> None:
     params = valid()
     recipe = params["recipe"]
     holder = {
-        "parts": recipe,
-        "sources": recipe,
-        "loras": recipe,
-        "p1": recipe["parts"],
-        "d1": recipe["parts"]["p1"],
+        "merges": recipe,
+        "bakes": recipe,
+        "p1": recipe["merges"],
+        "models": recipe["merges"]["p1"],
     }.get(where, params)
     holder[where] = value
     try:

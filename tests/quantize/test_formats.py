@@ -13,6 +13,7 @@ import yaml
 from remerge.errors import RecipeError
 from remerge.quantize import quantize
 from remerge.quantize.formats import FORMATS, choose
+from remerge.stages.compose import composed
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -30,8 +31,8 @@ def chosen(option: str) -> set[str]:
 
 
 def test_every_format_has_an_item_and_a_place_in_the_report() -> None:
-    report = yaml.safe_load((CONF / "report" / "places.yaml").read_text())
-    assert options() == set(FORMATS) == set(report["formats"])
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert options() == set(FORMATS) == set(params["report"]["formats"])
 
 
 def test_the_options_of_the_pipeline_are_what_their_names_say() -> None:
@@ -51,11 +52,12 @@ def test_the_document_has_a_row_for_every_format() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_item_is_of_its_own_container(name: str) -> None:
-    text = (CONF / "quantize" / f"{name}.yaml").read_text()
-    entry = yaml.safe_load(text)["quantize_eval"][name]
+    params = yaml.safe_load(composed([f"quantize=[{name}]", "recipe.score=[]"], CONF))
+    (entry,) = params["quantize_eval"].values()
     container = FORMATS[name].container
-    assert (entry["section"], entry["code"]) == (f"quantize.{container}", f"${{code.{container}}}")
-    assert entry["text"] == f"${{quantize.{'calibration' if container == 'gptq' else 'texts'}}}"
+    assert (entry["section"], entry["own"]) == (f"quantize.{container}", f"quantize/{container}")
+    calibrated = container == "gptq"
+    assert entry["text"] == params["quantize"]["calibration" if calibrated else "texts"]
 
 
 @pytest.mark.parametrize("name", ["gguf_q3", "GGUF_F16", "gguf", "q4_0"])

@@ -10,6 +10,7 @@ import pytest
 
 from remerge.errors import RecipeError
 from remerge.stages import quantize as stage
+from tests.quantize.items import item, with_settings
 
 EMBEDDED = Path(__file__).parents[2] / "embedded"
 MODEL = EMBEDDED / "sources" / "sorting"
@@ -28,8 +29,7 @@ def texts(tmp_path: Path) -> Path:
 def make(name: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The manifest of an item whose section holds `settings`."""
     container = name.partition("_")[0]
-    entry = {"reads": str(MODEL), "out": str(out), "section": f"quantize.{container}"}
-    stage.make(name, entry, {"quantize": {container: settings}})
+    stage.make(name, item(container, MODEL, out), with_settings(container, settings))
     manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text())
     return manifest
 
@@ -56,9 +56,9 @@ def test_nothing_is_measured_where_the_recipe_says_so(texts: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"measure": "maybe"}, "quantize.measure is 'maybe'"),
-        ({"measure": None}, "quantize.measure is None"),
-        ({"texts": ["a"]}, r"quantize.texts is \['a'\]; expected a text"),
+        ({"measure": "maybe"}, "quantize.gguf.measure is 'maybe'"),
+        ({"measure": None}, "quantize.gguf.measure is None"),
+        ({"texts": ["a"]}, r"quantize.gguf.texts is \['a'\]; expected a text"),
         ({"prompt": "chatml"}, "prompt is 'chatml'"),
     ],
 )
@@ -69,12 +69,6 @@ def test_a_wrong_setting_is_told_before_anything_is_written(
     with pytest.raises(RecipeError, match=says):
         make("gguf_q8_0", tmp_path / "q", settings)
     assert not (tmp_path / "q").exists()
-
-
-def test_a_section_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    entry = {"reads": str(MODEL), "out": str(tmp_path / "q"), "section": "quantize.nosuch"}
-    with pytest.raises(RecipeError, match=r"section: quantize\.nosuch is no section"):
-        stage.make("gguf_q8_0", entry, {"quantize": {}})
 
 
 def test_a_folder_without_questions_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from remerge.recipes.tables import UNUSED
 from remerge.report.build import Build
 from remerge.report.card import card
 from remerge.report.commands import rebuild_commands
@@ -48,8 +49,8 @@ def params_of(*settings: str) -> dict[str, Any]:
             ["recipe=tiny", "quantize=[gguf_q8_0,ggml_f16]", "+eval/quants=[gguf_q8_0]"],
         ),
         (
-            ["recipe=stheno_l2_13b", "recipe.parts.p1.d1.density=0.5"],
-            ["recipe=stheno_l2_13b", "recipe.parts.p1.d1.density=0.5"],
+            ["recipe=stheno_l2_13b", "recipe.merges.p1.models.chronos.density=0.5"],
+            ["recipe=stheno_l2_13b", "recipe.merges.p1.models.chronos.density=0.5"],
         ),
     ],
 )
@@ -80,9 +81,9 @@ def test_the_scored_recipe_scores_every_donor() -> None:
     params = params_of("recipe=stheno_l2_13b_scored")
     items = {item["out"]: item["reads"] for item in params["quantize_eval"].values()}
     for part in ("p1", "p2"):
-        for place, donor in params["recipe"]["parts"][part].items():
-            if donor["name"] is not None:
-                assert items[params["report"]["scores"][f"{part}_{place}"]] == donor["path"]
+        for place, folder in params["places"][part].items():
+            if folder != UNUSED:
+                assert items[params["report"]["scores"][f"{part}_{place}"]] == folder
 
 
 def test_parameters_of_no_recipe_are_rebuilt_as_they_stand(

@@ -11,7 +11,7 @@ from tests.pipeline.closure import SRC, imported
 #: From what knows nothing to what knows all; rooms in one line do not know each other.
 FLOW = [
     {"code", "errors", "formatting", "yaml_text"},
-    {"extras", "files", "progress"},
+    {"extras", "files", "progress", "schema"},
     {"kernels"},
     {"tensors"},
     {"architectures"},

@@ -25,9 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded models as the fetch stage makes them."""
     folder = tmp_path_factory.mktemp("family")
-    recipe: dict[str, Any] = yaml.safe_load(
-        (ROOT / "conf" / "recipe" / "tiny_sources.yaml").read_text()
-    )
+    recipe: dict[str, Any] = yaml.safe_load((ROOT / "conf" / "pins" / "tiny.yaml").read_text())
     opened = partial(open_files, root=ROOT, scratch=folder / "scratch")
     for name, source in parse_sources(recipe).items():
         if source.kind == "model":
@@ -98,7 +96,7 @@ def test_the_awkward_files_of_the_hub_are_pinned_as_the_recipe_of_13b_selects(
 ) -> None:
     from remerge.pins.lookup import look_up
 
-    text = (ROOT / "conf" / "recipe" / "stheno_l2_13b_sources.yaml").read_text()
+    text = (ROOT / "conf" / "pins" / "stheno_l2_13b.yaml").read_text()
     entry = yaml.safe_load(text)["sources"]["legerdemain"]
     hub.add_folder(entry["repo"], ROOT / "embedded" / "sources" / "brackets")
     found = look_up(entry, "main", "source 'legerdemain'")

@@ -19,6 +19,7 @@ import yaml
 from remerge.cli import main
 from remerge.pins.lookup import look_up
 from remerge.pins.pin import pin_files, sources_files
+from remerge.recipes.described import described, pins_of
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
 from remerge.stages.compose import composed
@@ -37,7 +38,7 @@ NAMES = [
 
 #: Source: its account and those it was renamed to, its name, its revision or None, bytes.
 FACTS: dict[str, tuple[tuple[str, ...], str, str | None, int]] = {
-    "base": (
+    "llama2_13b_thebloke": (
         ("TheBloke",),
         "Llama-2-13B-fp16",
         "a862856f321369b52b83f796f6d97bb23682a9f4",
@@ -97,7 +98,7 @@ REMARKED = (
 @pytest.fixture(scope="module")
 def recipe() -> dict[str, Any]:
     params = yaml.safe_load(composed(["recipe=stheno_l2_13b"], ROOT / "conf"))
-    return dict(params["recipe"])
+    return dict(described(params, pins_of(params, ROOT / "conf" / "pins"))["recipe"])
 
 
 def test_the_recipe_has_these_sources_and_no_others(recipe: dict[str, Any]) -> None:
@@ -148,7 +149,8 @@ def test_a_pinned_recipe_states_the_same_and_passes_its_plan(
     assert main(["pin", "stheno_l2_13b"]) == 0
     assert main(["pin", "stheno_l2_13b", "--check"]) == 0
     params = yaml.safe_load(composed(["recipe=stheno_l2_13b"], tmp_path / "conf"))
-    for name, entry in params["recipe"]["sources"].items():
+    pinned = described(params, pins_of(params, tmp_path / "conf" / "pins"))["recipe"]["sources"]
+    for name, entry in pinned.items():
         compare(name, entry)
         assert entry["files"]
         assert entry["repo"].split("/")[0] == FACTS[name][0][-1]
@@ -209,7 +211,7 @@ def test_the_base_is_corrected_to_4096_positions_and_nothing_else_is(
     recipe: dict[str, Any],
 ) -> None:
     corrected = {n: e["config"] for n, e in recipe["sources"].items() if e.get("config")}
-    assert corrected == {"base": {"max_position_embeddings": 4096}}
+    assert corrected == {"llama2_13b_thebloke": {"max_position_embeddings": 4096}}
     assert recipe["dtype"] == "float16"
 
 
@@ -244,11 +246,14 @@ def test_other_facts_stand_where_people_read_them() -> None:
 def test_another_base_is_another_recipe(hub: HubServer, tmp_path: Path) -> None:
     ours = yaml.safe_load(composed(["recipe=stheno_l2_13b"], ROOT / "conf"))
     meta = yaml.safe_load(composed(["recipe=stheno_l2_13b_meta"], ROOT / "conf"))
-    base = meta["recipe"]["sources"]["base"]
-    assert base["repo"] == "meta-llama/Llama-2-13b-hf"
-    assert base["revision"] == META
+    base = pins_of(meta, ROOT / "conf" / "pins")["llama2_13b_meta"]
+    assert base.repo == "meta-llama/Llama-2-13b-hf"
+    assert base.revision == META
+    assert meta["fetch"].keys() - ours["fetch"].keys() == {"llama2_13b_meta"}
     for params in (ours, meta):
-        del params["recipe"]["sources"]["base"], params["recipe"]["name"]
+        for section in ("fetch", "pins", "places"):
+            del params[section]
+        del params["recipe"]["base"], params["recipe"]["name"], params["recipe"]["pins"]
     assert ours == meta
 
 
@@ -256,19 +261,18 @@ def test_another_base_is_pinned_with_its_recipe(hub: HubServer, tmp_path: Path) 
     conf = unpinned_conf(tmp_path)
     files = sources_files("stheno_l2_13b_meta", conf)
     assert [path.relative_to(conf).as_posix() for path in files] == [
-        "base/llama2_13b_thebloke.yaml",
-        "recipe/stheno_l2_13b_sources.yaml",
-        "base/llama2_13b_meta.yaml",
+        "pins/stheno_l2_13b.yaml",
+        "pins/llama2_13b_meta.yaml",
     ]
     made = {"config.json": b"{}", "model.safetensors": b"safe", "pytorch_model.bin": b"unsafe"}
     repo = hub.add("meta-llama/Llama-2-13b-hf", dict(made))
-    path = conf / "base" / "llama2_13b_meta.yaml"
+    path = conf / "pins" / "llama2_13b_meta.yaml"
     repo.commits, repo.files = [META], {META: repo.files[repo.head]}
-    pin_files([path])
+    pin_files([path], ["llama2_13b_meta"])
     params = yaml.safe_load(composed(["recipe=stheno_l2_13b_meta"], conf))
-    base = params["recipe"]["sources"]["base"]
-    assert base["revision"] == META
-    assert sorted(base["files"]) == ["config.json", "model.safetensors"]
+    base = pins_of(params, conf / "pins")["llama2_13b_meta"]
+    assert base.revision == META
+    assert sorted(base.files or {}) == ["config.json", "model.safetensors"]
 
 
 def test_bfloat16_weights_beside_float32_storages_are_taken_in_as_they_are(

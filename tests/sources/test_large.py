@@ -23,6 +23,7 @@ from remerge.tensors.json_files import read_json
 from tests.kernels import reference
 from tests.sources.hub_server import HubServer
 from tests.sources.large_family import Awkward, write_adapter, write_model
+from tests.sources.made_params import write_params
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = 1
@@ -148,8 +149,7 @@ def test_a_13b_shaped_family_is_rebuilt_from_a_hub(hub: HubServer, room: Path) -
     pins = work / "sources.yaml"
     pins.write_text(recipe_text())
     pin_files([pins])
-    recipe = params(yaml.safe_load(pins.read_text())["sources"])
-    (work / "params.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    write_params(work, params(yaml.safe_load(pins.read_text())["sources"]))
 
     stages = Stages(work)
     for name in [*FAMILY, *(name for name, _ in LORAS.values())]:

@@ -323,11 +323,8 @@ def test_a_recipe_is_pinned_with_its_suite(monkeypatch: pytest.MonkeyPatch) -> N
     root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(root)
     conf = Path("conf")
-    own = [
-        conf / "base" / "llama2_13b_thebloke.yaml",
-        conf / "recipe" / "stheno_l2_13b_sources.yaml",
-    ]
-    suite = conf / "eval" / "open_llm_leaderboard_v1.yaml"
+    own = [conf / "pins" / "stheno_l2_13b.yaml"]
+    suite = conf / "pins" / "open_llm_leaderboard_v1.yaml"
     assert sources_files("stheno_l2_13b") == own
     assert sources_files("stheno_l2_13b_scored") == [*own, suite]
     assert sources_files("open_llm_leaderboard_v1") == [suite]
@@ -340,10 +337,10 @@ def test_without_a_recipe_that_of_the_parameters_is_meant(
     monkeypatch.chdir(tmp_path)
     assert main(["pin"]) == 1
     assert "params.yaml: No such file or directory; name a recipe" in capsys.readouterr().err
-    Path("params.yaml").write_text("recipe: {sources: {}}\n")
+    Path("params.yaml").write_text("ties: {}\n")
     assert main(["pin"]) == 1
-    assert "params.yaml: names no recipe" in capsys.readouterr().err
-    Path("params.yaml").write_text("recipe: {name: tiny, sources: {}}\n")
+    assert "params.yaml: holds no recipe" in capsys.readouterr().err
+    shutil.copy(Path(__file__).resolve().parents[2] / "params.yaml", "params.yaml")
     assert main(["pin"]) == 0
     assert "base: files of this project, pinned by hand" in capsys.readouterr().out
 

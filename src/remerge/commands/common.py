@@ -53,11 +53,45 @@ def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
         raise RecipeError(f"{path}: {error.strerror}; name a recipe") from None
     except ValueError as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}; compose it again") from None
-    recipe = params.get("recipe") if isinstance(params, dict) else None
-    sources = recipe.get("sources") if isinstance(recipe, dict) else None
-    if not isinstance(sources, dict) or not all(isinstance(e, dict) for e in sources.values()):
-        raise RecipeError(f"{path}: holds no recipe with sources; compose it again")
-    return dict(params)
+    return describe(params, str(path))
+
+
+def describe(params: object, where: str = "params.yaml") -> dict[str, Any]:
+    """Describe composed parameters with folders and pins; RecipeError where they are not sound."""
+    from remerge.recipes.described import described, pins_of
+
+    if not isinstance(params, dict) or "recipe" not in params:
+        raise RecipeError(f"{where}: holds no recipe; compose it again")
+    try:
+        return described(params, pins_of(params))
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def compose(overrides: list[str], conf: Path | None = None) -> str:
+    """Compose parameters by the pipeline's own command: the library knows nothing of Hydra.
+
+    Args:
+        overrides: As after `-S` of `dvc exp run`.
+        conf: The folder of configuration, `conf` by default.
+
+    Returns:
+        The text of `params.yaml`.
+
+    Raises:
+        RecipeError: What does not compose.
+    """
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "remerge.stages.compose", "--print", *overrides]
+    if conf is not None:
+        command += ["--conf", str(conf)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise RecipeError(lines[-1].removeprefix("error: "))
+    return done.stdout
 
 
 def parse_size(text: str) -> int:

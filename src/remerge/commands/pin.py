@@ -5,8 +5,8 @@
   remerge pin stheno_l2_13b --check     # do the pins hold, and what has moved since?
   remerge pin stheno_l2_13b chronos --update   # take what the branch stands at now
 
-RECIPE is a recipe or suite of conf/, or a YAML file with `sources`. The files that hold its
-sources, those of its suite too, are rewritten with their comments; weights are not downloaded. A
+RECIPE is a recipe or suite of conf/, or a YAML file with `sources`. The files of conf/pins for it
+and its suite are rewritten with their comments; weights are not downloaded. A
 source without a revision is resolved by its `ref`, or `main`. HF_ENDPOINT and HF_TOKEN count.
 """
 

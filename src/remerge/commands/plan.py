@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -106,19 +105,15 @@ def _params(recipe: str | None, overrides: list[str]) -> dict[str, Any]:
     """The parameters of a recipe, composed by the pipeline's own command."""
     import yaml
 
-    from remerge.commands.common import read_params
+    from remerge.commands.common import compose, describe, read_params
 
     if recipe is None:
         return read_params()
-    # How parameters are composed is the pipeline's business; it has a command for that.
-    # With -P a `hydra.py` that lies here is not imported: this may be a downloaded folder.
-    command = [sys.executable, "-P", "-m", "remerge.stages.compose", "--print", "--"]
-    command += [f"recipe={recipe}", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RecipeError(f"recipe {recipe!r}: {lines[-1].removeprefix('error: ')}")
-    return dict(yaml.safe_load(done.stdout))
+    try:
+        text = compose([f"recipe={recipe}", *overrides])
+    except RecipeError as error:
+        raise RecipeError(f"recipe {recipe!r}: {error}") from None
+    return describe(yaml.safe_load(text), f"recipe {recipe}")
 
 
 def _exact(params: Mapping[str, Any]) -> dict[str, SourceSize]:

@@ -38,9 +38,17 @@ class Report:
 
 
 def sources_files(name: str, conf: Path = Path("conf")) -> list[Path]:
-    """The files that hold the sources of a recipe or suite called `name`, or `name` as a path.
+    """Find the files that pin the sources of a recipe or suite.
 
-    A recipe's sources stand in files that its `defaults` name: its own, and those of its suite.
+    Args:
+        name: A recipe, suite or file of pins of `conf`, or a path of a YAML file.
+        conf: The configuration.
+
+    Returns:
+        Files of `conf/pins`: the recipe's own, and that of its suite where it has one.
+
+    Raises:
+        RecipeError: There is no such recipe, or it has no pins.
     """
     if name.endswith((".yaml", ".yml")):
         return [Path(name)]
@@ -49,10 +57,21 @@ def sources_files(name: str, conf: Path = Path("conf")) -> list[Path]:
     start = next((path for path in starts if plain and path.is_file()), None)
     if start is None:
         raise RecipeError(f"{printable(name)!r}: neither a recipe of {conf}/ nor a YAML file")
-    files = list(dict.fromkeys(path for path in _composed(start, conf) if _holds_sources(path)))
-    if not files:
-        raise RecipeError(f"{start}: has no `sources`, and names no file that has")
-    return files
+    names: dict[str, None] = {}
+    own: list[str] = [start.stem]
+    for path in _composed(start, conf):
+        recipe = read_document(_text(path), str(path)).get("recipe")
+        if isinstance(recipe, Mapping):
+            pins = recipe.get("pins") or own
+            own = [pins] if isinstance(pins, str) else list(map(str, pins))
+        if path.parent.name == "eval":
+            names[path.stem] = None
+    wanted = [*own, *names] if start.parent.name != "eval" else [start.stem]
+    files = [conf / "pins" / f"{each}.yaml" for each in dict.fromkeys(wanted)]
+    found = [path for path in files if path.is_file()]
+    if not found:
+        raise RecipeError(f"{start}: its sources have no file of pins; write {files[0]}")
+    return found
 
 
 def pin_files(paths: Sequence[Path], only: Sequence[str] = (), *, update: bool = False) -> Report:
@@ -179,12 +198,6 @@ def _composed(path: Path, conf: Path) -> Iterator[Path]:
                 if other != path and other.is_file():
                     yield from _composed(other, conf)
     yield path
-
-
-def _holds_sources(path: Path) -> bool:
-    document = read_document(_text(path), str(path))
-    holder = document.get("recipe", document)
-    return isinstance(holder, dict) and "sources" in holder
 
 
 def _text(path: Path) -> str:

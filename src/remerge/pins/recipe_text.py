@@ -105,12 +105,12 @@ def _with_pin(text: str, name: str, pin: Pins, where: str) -> str:
         edits.append((repo_line, repo_line + 1, [_with_value(lines[repo_line], "repo", pin.repo)]))
     if "files" in entry:
         first = last = entry.lc.key("files")[0]
-        while last + 1 < len(lines) and _indent(lines[last + 1]) > column:
+        while last + 1 < len(lines) and _within(lines[last + 1], column):
             last += 1
         edits.append((first, last + 1, block))
     else:
         end = max(entry.lc.key(key)[0] for key in entry)
-        while end + 1 < len(lines) and _indent(lines[end + 1]) > column:
+        while end + 1 < len(lines) and _within(lines[end + 1], column):
             end += 1
         edits.append((end + 1, end + 1, block))
     for first, stop, new in sorted(edits, key=lambda edit: edit[:2], reverse=True):
@@ -127,6 +127,12 @@ def _with_value(line: str, key: str, value: str) -> str:
         lambda match: f"{match.group(1)} {value}{match.group(2)}",
         line,
     )
+
+
+def _within(line: str, column: int) -> bool:
+    """Whether a line belongs to the value of the key above it; a list may begin at its column."""
+    indent = _indent(line)
+    return indent > column or (indent == column and line.lstrip().startswith("- "))
 
 
 def _indent(line: str) -> int:

@@ -21,7 +21,7 @@ Compose = Callable[[list[str]], Mapping[str, Any]]
 Flat = dict[tuple[str, ...], Any]
 
 #: The sections that decide what is built; where the work runs changes no byte.
-_SECTIONS = ("recipe", "ties", "gradient", "eval", "quantize", "quantize_eval", "report")
+_SECTIONS = ("recipe", "ties", "gradient", "eval", "quantize")
 
 
 def rebuild_commands(build: Build) -> list[str]:
@@ -50,13 +50,11 @@ def overrides_of(
         return None
     for group in ("eval", "gradient", "ties"):
         search.choose([f"{group}={option}" for option in options.get(group, ())], group)
-    items = params["quantize_eval"].items()
-    made = [key for key, item in items if item.get("kind") == "quantize"]
-    formats = [*options.get("quantize", ()), f"[{','.join(made)}]"]
-    search.choose([f"quantize={option}" for option in formats], "quantize", "quantize_eval")
-    quants = params["report"].get("quants") or {}
-    scored = [key for key in quants if f"score_{key}" in params["quantize_eval"]]
-    search.choose([f"+eval/quants=[{','.join(scored)}]"] if scored else [], "quantize_eval")
+    uses = params["recipe"].get("formats") or {}
+    formats = [*options.get("quantize", ()), f"[{','.join(uses)}]"]
+    search.choose([f"quantize={option}" for option in formats], "quantize", "recipe.formats")
+    scored = [name for name, use in uses.items() if use and use.get("score")]
+    search.choose([f"+eval/quants=[{','.join(scored)}]"] if scored else [], "recipe.formats")
     search.chosen += search.differences(search.chosen) or []
     return tuple(search.chosen) if search.differences(search.chosen) == [] else None
 

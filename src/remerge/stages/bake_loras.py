@@ -16,25 +16,25 @@ from remerge.tensors.dtypes import from_torch_name
 
 
 def bake(name: str) -> None:
-    """Bake the entry `name` of the recipe's loras."""
+    """Bake the entry `name` of the recipe's bakes."""
     params = read_params()
-    recipe = params["recipe"]
-    entry = item(recipe["loras"], name, "recipe.loras")
-    label, adapter_label = distinct_labels([entry["model"], entry["adapter"]])
+    recipe = params.recipe
+    entry = item(params.tables.bake_loras, name, "bake_loras")
+    label, adapter_label = distinct_labels([entry.model, entry.adapter])
     plan = plan_bake(
-        open_checkpoint(entry["model"], label),
-        read_adapter(entry["adapter"], adapter_label),
-        dtype=from_torch_name(recipe["dtype"]),
-        shard_bytes=recipe["shard_bytes"],
+        open_checkpoint(entry.model, label),
+        read_adapter(entry.adapter, adapter_label),
+        dtype=from_torch_name(recipe.dtype),
+        shard_bytes=recipe.shard_bytes,
         label=f"bake {name}",
     )
     build(
         plan,
-        Path(entry["out"]),
-        companions=companions_of(entry["model"]),
+        Path(entry.out),
+        companions=companions_of(entry.model),
         scratch=SCRATCH,
         threads=thread_count(),
-        **execution(params),
+        **execution(params.execution),
     )
 
 

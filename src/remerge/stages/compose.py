@@ -17,25 +17,30 @@ from omegaconf.errors import OmegaConfBaseException
 
 from remerge.errors import RecipeError, RemergeError
 from remerge.files import write_text
-from remerge.stages.checking import check_composition
+from remerge.stages.composition import Refused, install
 
 
 def composed(overrides: list[str], folder: Path | None = None) -> str:
-    """The text of `params.yaml` for the given overrides; RecipeError says what does not compose."""
+    """Compose the text of `params.yaml`.
+
+    Args:
+        overrides: As after `-S` of `dvc exp run`.
+        folder: The configuration, `conf` by default.
+
+    Raises:
+        RecipeError: What does not compose.
+    """
+    install()
     try:
         # As DVC does it: this reads the plugins, and what they guard.
         with initialize_config_dir(str((folder or Path("conf")).resolve()), version_base=None):
             config = compose("config", overrides=overrides)
-        # First as a mistake that can be caught; `checked` in the config would end the process.
-        described = OmegaConf.masked_copy(config, [key for key in config if key != "checked"])
-        check_composition(OmegaConf.to_container(described, resolve=True))
         OmegaConf.resolve(config)
         return OmegaConf.to_yaml(config)
-    except SystemExit as refused:  # by `stages.composition`
-        raise RecipeError(str(refused).removeprefix("error: ")) from None
+    except Refused as refused:
+        raise RecipeError(refused.message) from None
     except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(reason.partition(" Config search path")[0]) from None
+        raise RecipeError(" ".join(str(error).split())) from None
 
 
 def main() -> None:
@@ -43,11 +48,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m remerge.stages.compose", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     parser.add_argument("--print", action="store_true", help="show the text, write nothing")
+    parser.add_argument("--conf", type=Path, help="the folder of configuration (default: conf)")
     parser.add_argument("overrides", nargs="*", help="as after -S of `dvc exp run`")
     options = parser.parse_args()
     path = Path("params.yaml")
     try:
-        text = composed(options.overrides)
+        text = composed(options.overrides, options.conf)
     except RemergeError as error:
         sys.exit(f"error: {error}")
     if options.print:

@@ -1,191 +1,262 @@
-"""What may stand in `conf/` and behind `-S`: plain values, plain interpolation, our own resolvers.
+"""What happens when Hydra composes `conf/`, within `dvc exp run` and in `stages.compose` alike.
 
-A recipe may come from anybody, and what it composes to is committed and pushed. So nothing in it
-may read the machine (`${oc.env:HF_TOKEN}`, `${now:}`), another folder (`../x`, `hydra.searchpath`)
-or grow without bound. Hydra resolves some interpolations while it composes, and shows their values
-in its errors: all of this is refused before it begins, and once more in what was composed.
+Hydra knows no schema: it refuses a key that is new and accepts any value of one that is not. Here
+an override with a dotted key sets what it names, and the schema of the parameters says whether
+that exists. Whatever is wrong ends the composition as one line.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-import re
+import copy
+import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from remerge.errors import RecipeError, printable
-from remerge.yaml_text import parse_yaml
+from remerge.errors import RecipeError, RemergeError, printable
+from remerge.evaluate.suite import suite_from_params
+from remerge.recipes.derive import DERIVED, derive
+from remerge.recipes.pins import read_pins
+from remerge.recipes.schema import pins_names, read_recipe
+from remerge.schema import nearest
+from remerge.stages.composed import KEY, overrides_in, record
+from remerge.stages.guard import check_composed, check_files, check_overrides, forget_resolvers
 
-#: The resolvers that this project registers (`hydra_plugins`).
-RESOLVERS = frozenset({"checked"})
-#: What calls the check of the whole: in conf/config.yaml, and in no other place.
-PRIMARY = "${checked:}"
-_FILE_LIMIT = 4_000_000
-_SECRET_NAME = re.compile(
-    r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE
-)
-
-
-def check_files(conf: Path) -> None:
-    """RecipeError for a file of `conf` that Hydra must not read.
-
-    Args:
-        conf: The folder of configurations; every YAML file below it is read.
-    """
-    for path in sorted(conf.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(conf.resolve()):
-            raise RecipeError(f"{path}: is a link out of {conf}; refused")
-        if path.suffix in (".yaml", ".yml") and path.is_file():
-            _check_file(path)
+_ORIGINAL = ConfigLoaderImpl.load_configuration
+#: The folder of configuration that was composed last, where `conf/pins` is found.
+_conf = Path("conf")
+#: What that composition was given and has read.
+_overrides: list[str] = []
+_read: set[Path] = set()
 
 
-def _check_file(path: Path) -> None:
+class Refused(SystemExit):
+    """The end of a composition: the one way past OmegaConf and DVC that leaves one line."""
+
+    def __init__(self, error: RemergeError) -> None:
+        super().__init__(f"error: {error}")
+        self.message = str(error)
+
+
+def install() -> None:
+    """Give Hydra the resolver `derived` and our reading of overrides."""
+    OmegaConf.register_new_resolver("derived", _derived, replace=True)
+    ConfigLoaderImpl.load_configuration = _load
+
+
+def written_and_derived(config: DictConfig, conf: Path) -> dict[str, Any]:
+    """Derive the tables of a composed configuration; RecipeError for what is wrong in it."""
+    whole = copy.deepcopy(config)
+    OmegaConf.set_struct(whole, False)
+    with open_dict(whole):
+        for key in {*DERIVED, KEY, "hydra"} & set(map(str, whole)):
+            del whole[key]
     try:
-        with path.open("rb") as opened:
-            data = opened.read(_FILE_LIMIT + 1)
-        if len(data) > _FILE_LIMIT:
-            raise ValueError(f"longer than {_FILE_LIMIT} bytes")
-        value = parse_yaml(data, scalar=lambda text: check_text(text, str(path)))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
-    if re.search(rb"^#\s*@package\s+\S*hydra", data, re.MULTILINE):
-        raise RecipeError(f"{path}: configures Hydra itself; only parameters may stand in conf/")
-    if not isinstance(value, Mapping):
-        return
-    for key in value:
-        if str(key).split(".")[0] == "hydra":
-            raise RecipeError(
-                f"{path}: configures Hydra itself; only parameters may stand in conf/"
-            )
-    defaults = value.get("defaults")
-    for text in _texts(defaults) if isinstance(defaults, list) else ():
-        _check_option(text, f"{path}: defaults")
+        params = OmegaConf.to_container(whole, resolve=True)
+    except OmegaConfBaseException as error:
+        raise RecipeError(_interpolation(error)) from None
+    assert isinstance(params, dict)
+    return _tables(json.dumps(params, default=str), params, conf)
 
 
-def _check_option(text: str, where: str) -> None:
-    """RecipeError for an option of a group that lies outside of `conf/`, or is Hydra's own."""
-    parts = re.split(r"[/\s@:]", text)
-    if ".." in parts or "hydra" in parts or re.search(r"@[\w.]*hydra", text):
-        raise RecipeError(f"{where}: {printable(text, 80)!r} is no option of a group of conf/")
+_cached: tuple[tuple[str, str], dict[str, Any]] | None = None
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """RecipeError for an override that reads the machine, or that changes how is composed."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    for text in overrides:
-        check_text(text, "-S")
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except (HydraException, RecursionError):
-            continue  # Hydra says what is wrong with it
-        key = override.key_or_group.lstrip("/")
-        if re.split(r"[./@]", key)[0] == "hydra" or "hydra" in (override.package or "").split("."):
-            raise RecipeError(f"-S {printable(text, 80)}: configures Hydra itself; refused")
-        if key.split(".")[0] == "checked":
-            raise RecipeError(
-                f"-S {printable(text, 80)}: the check of the parameters stays; drop it"
-            )
-        for value in _texts(override.value()):
-            check_text(value, "-S")
-            if "." not in key and (value.startswith("/") or ".." in value.split("/")):
-                raise RecipeError(f"-S {printable(text, 80)}: is no option of a group of conf/")
+def _tables(text: str, params: dict[str, Any], conf: Path) -> dict[str, Any]:
+    """The derived tables, computed once for all keys of one composition."""
+    global _cached
+    if _cached is None or _cached[0] != (text, str(conf)):
+        evaluation = params.get("eval")
+        if not isinstance(evaluation, dict):
+            raise RecipeError("eval is missing; choose a suite such as eval=skills")
+        suite = suite_from_params(evaluation)
+        names = [*pins_names(read_recipe(params.get("recipe"))), suite.name]
+        pins = read_pins(conf / "pins", list(dict.fromkeys(names)))
+        _cached = ((text, str(conf)), derive(params, pins))
+    return _cached[1]
 
 
-def check_composed(config: DictConfig) -> None:
-    """RecipeError for what is composed and not yet resolved: a last look, wherever it came from."""
-    plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    raw = OmegaConf.to_container(plain, resolve=False)
-    assert isinstance(raw, dict)
-    if raw.get("checked") != PRIMARY:
-        raise RecipeError(
-            f"conf/config.yaml: `checked: {PRIMARY}` is missing, by which parameters are checked"
-        )
-    secrets = _secrets()
-    for text in _texts(raw):
-        check_text(text, "conf/")
-        if any(secret in text for secret in secrets):
-            raise RecipeError("the parameters hold a secret of the environment; nothing is written")
+def _derived(key: str, *, _root_: DictConfig) -> Any:
+    """The value of `${derived:KEY}`."""
+    if key == KEY:
+        return OmegaConf.create(_record(_root_))
+    try:
+        return OmegaConf.create(written_and_derived(_root_, _conf)[key])
+    except RemergeError as error:
+        raise Refused(error) from None
 
 
-def check_text(text: str, where: str) -> None:
-    """RecipeError for an interpolation by any but our own resolvers, or an escaped one.
-
-    `${name:…}` calls a resolver and `${name}` does not; a name may itself hold interpolations.
-    """
-    if re.search(r"\\\$\{|\$\\+\{", text):
-        raise RecipeError(f"{where}: {printable(text, 80)!r} escapes an interpolation; refused")
-    opened: list[int] = []
-    position = 0
-    while position < len(text):
-        if text.startswith("${", position):
-            opened.append(position + 2)
-            position += 2
-            continue
-        if opened and text[position] == ":":
-            name = text[opened[-1] : position].strip()
-            if name not in RESOLVERS:
-                raise RecipeError(
-                    f"{where}: {printable(text, 80)!r} asks for {printable(name, 40)!r}, which may "
-                    "read this machine; a recipe holds plain values and references such as "
-                    "${recipe.base}"
-                )
-        elif opened and text[position] == "}":
-            opened.pop()
-        position += 1
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a value, keys included."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, Mapping):
-            waiting += [*item.keys(), *item.values()]
-        elif isinstance(item, (list, tuple)):
-            waiting += item
-        elif hasattr(item, "text") and isinstance(item.text, str):  # Hydra's quoted string
-            yield item.text
-
-
-def _secrets() -> list[str]:
-    """Values of the environment that no file may hold."""
-    return [
-        value.strip()
-        for name, value in os.environ.items()
-        if _SECRET_NAME.search(name) and len(value.strip()) >= 12
+def _record(root: DictConfig) -> dict[str, Any]:
+    """What `params.yaml` is composed of, with the digest of all other values."""
+    whole = copy.deepcopy(root)
+    OmegaConf.set_struct(whole, False)
+    with open_dict(whole):
+        for key in {KEY, "hydra"} & set(map(str, whole)):
+            del whole[key]
+    OmegaConf.resolve(whole)
+    evaluation = whole.get("eval") or {}
+    names = [
+        *pins_names(read_recipe(OmegaConf.to_container(whole.recipe))),
+        evaluation.get("suite"),
     ]
+    pins = {_conf / "pins" / f"{name}.yaml" for name in names}
+    files = _read | {path for path in pins if path.is_file()}
+    return record(OmegaConf.to_yaml(whole), _overrides, files, _conf)
 
 
-def guarded(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
-    """Hydra's `ConfigLoaderImpl.load_configuration` with these checks before and after it.
+@contextmanager
+def _recording(loader: ConfigLoaderImpl, paths: set[Path]) -> Iterator[None]:
+    """Note the files that Hydra reads meanwhile; it copies its sources, but not their class."""
+    kind = next(type(s) for s in loader.repository.get_sources() if s.scheme() == "file")
+    original = kind.load_config
 
-    A refusal is a SystemExit with one line: DVC shows any other exception as an unexpected error.
+    def load_config(source: Any, config_path: str) -> Any:
+        result = original(source, config_path)
+        paths.add(Path(source.path) / source._normalize_file_name(config_path))
+        return result
+
+    kind.load_config = load_config
+    try:
+        yield
+    finally:
+        kind.load_config = original
+
+
+def _note_dropped(overrides: list[str]) -> None:
+    """Say which choice of the last composition this one, by `dvc exp run`, does not repeat."""
+    keys = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    dropped = [
+        override
+        for override in overrides_in(_conf.parent / "params.yaml")
+        if override.partition("=")[0].lstrip("+~") not in keys
+    ]
+    if dropped and "dvc.repo.experiments" in sys.modules:
+        given = printable(" ".join(f"-S {override}" for override in dropped), 300)
+        sys.stderr.write(
+            f"note: composed without {given} of the last time; `remerge use` keeps a choice\n"
+        )
+
+
+def _load(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig:
+    """Compose as Hydra does; for a folder that derives tables, by our rules."""
+    conf = _folder_of(loader)
+    if conf is None:
+        return _ORIGINAL(loader, *arguments, **named)
+    global _conf, _overrides, _read
+    _conf = conf
+    overrides = list(named.pop("overrides", None) or [])
+    _overrides, _read = overrides, set()
+    try:
+        forget_resolvers()
+        check_files(conf)
+        check_overrides(overrides)
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        kept, dropped, lists = [], [], {}
+        for override, text in zip(parsed, overrides, strict=True):
+            key = override.key_or_group
+            dotted = "." in key and "/" not in key and override.package is None
+            if dotted and override.type == OverrideType.DEL:
+                dropped.append(key)
+            elif dotted and isinstance(override.value(), list) and text[0] not in "+~":
+                lists[key] = override.value()  # Hydra cannot put a list in place of a table
+            elif dotted and override.type == OverrideType.CHANGE:
+                kept.append(f"++{text}")
+            elif dotted and override.type == OverrideType.ADD:
+                kept.append(f"+{text}")
+            else:
+                kept.append(text)
+        with _recording(loader, _read):
+            config = _ORIGINAL(loader, *arguments, overrides=kept, **named)
+        for key, value in lists.items():
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+        for key in dropped:
+            _drop(config, key)
+        check_composed(config)
+        written_and_derived(config, conf)
+        _note_dropped(overrides)
+    except RemergeError as error:
+        raise Refused(error) from None
+    except MissingConfigException as error:
+        raise Refused(RecipeError(_missing(error, loader))) from None
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
+        raise Refused(RecipeError(_line(error, loader))) from None
+    return config
+
+
+def _folder_of(loader: ConfigLoaderImpl) -> Path | None:
+    """The folder of a loader, if it is that of a project whose stages are ours.
+
+    Any other program that uses Hydra in this environment composes as if we were not here.
     """
+    for source in loader.repository.get_sources():
+        if source.provider == "main" and source.scheme() == "file":
+            main = Path(source.path) / "config.yaml"
+            stages = main.parent.parent / "dvc.yaml"
+            marks = ((main, b"${derived:"), (stages, b"remerge.stages."))
+            if any(path.is_file() and mark in path.read_bytes() for path, mark in marks):
+                return Path(source.path)
+    return None
 
-    @functools.wraps(load)
-    def load_configuration(
-        self: Any, config_name: str | None, overrides: list[str], *rest: Any, **named: Any
-    ) -> DictConfig:
-        try:
-            for source in self.config_search_path.get_path():
-                # A path without a scheme is a folder: `initialize_config_dir` gives one.
-                scheme, _, folder = (source.path or "pkg://").rpartition("://")
-                if scheme in ("", "file"):
-                    check_files(Path(folder))
-            check_overrides(overrides)
-            config = load(self, config_name, overrides, *rest, **named)
-            check_composed(config)
-        except RecipeError as error:
-            sys.exit(f"error: {error}")
-        return config
 
-    return load_configuration
+def _drop(config: DictConfig, key: str) -> None:
+    """Remove a key; RecipeError, which names the nearest key, where it does not exist."""
+    *path, last = key.split(".")
+    node: Any = config
+    for depth, part in enumerate([*path, last]):
+        names = [str(name) for name in node] if isinstance(node, DictConfig) else []
+        if part not in names:
+            place = ".".join([*path, last][:depth])
+            there = ", ".join(names) or "no keys"
+            raise RecipeError(
+                f"~{printable(key, 80)}: {place or 'the parameters'} has no {part!r}"
+                f"{nearest(part, names) or ';'} it has {there}"
+            )
+        if depth < len(path):
+            node = node._get_node(part)
+    with open_dict(config):
+        del node[last]
+
+
+def _missing(error: MissingConfigException, loader: ConfigLoaderImpl) -> str:
+    """The message for an option that a group does not have."""
+    group, _, option = str(error.missing_cfg_file or "").rpartition("/")
+    options = sorted(loader.repository.get_group_options(group, ObjectType.CONFIG) or ())
+    if not group or not options:
+        return _line(error, loader)
+    return (
+        f"{printable(group, 80)} has no option {printable(option, 80)!r}"
+        f"{nearest(option, options) or ';'} there are {', '.join(options)}"
+    )
+
+
+def _interpolation(error: OmegaConfBaseException) -> str:
+    """The message for a reference within the configuration that leads nowhere."""
+    key = getattr(error, "full_key", None) or "conf"
+    reason = " ".join(str(error.msg or error).split()).partition(" full_key")[0]
+    return f"{key}: {reason}"
+
+
+def _line(error: BaseException, loader: ConfigLoaderImpl) -> str:
+    """What Hydra or its YAML reader says, on one line: file, line, column, reason."""
+    reason = " ".join(str(error).split())
+    for end in (" Config search path", " To append to your config", " See https://hydra.cc"):
+        reason = reason.partition(end)[0]
+    if reason.startswith("Could not override '"):
+        name = reason.split("'")[1]
+        groups = loader.repository.get_group_options("", ObjectType.GROUP)
+        return (
+            f"{printable(name, 80)} is no group of conf/{nearest(name, groups) or ';'} "
+            f"there are {', '.join(sorted(groups))}"
+        )
+    return reason

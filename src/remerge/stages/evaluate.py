@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from remerge.evaluate.scoring import score
 from remerge.evaluate.suite import suite_from_params
-from remerge.stages.params import UNUSED
+from remerge.recipes.tables import Item
+from remerge.stages.params import Params
 from remerge.stages.running import SCRATCH
-from remerge.tensors.json_files import write_json
 
 
-def make(name: str, entry: dict[str, Any], params: dict[str, Any]) -> None:
-    """Score the model in `entry["reads"]` into `entry["out"]`.
-
-    A place whose donor an experiment has dropped holds nothing to score, and no score comes out.
-    """
-    out = Path(entry["out"])
-    if entry["reads"] == UNUSED:
-        write_json(out / "scores.json", {})
-        return
+def make(name: str, entry: Item, params: Params) -> None:
+    """Score the model in `entry.reads` into `entry.out`."""
     score(
-        Path(entry["reads"]),
-        suite_from_params(params["eval"]),
-        out,
+        Path(entry.reads),
+        suite_from_params(params.whole["eval"]),
+        Path(entry.out),
         scratch=SCRATCH / "evaluate",
         whole_folder=SCRATCH / "scores",
     )

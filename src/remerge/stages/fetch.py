@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from remerge.errors import RecipeError
+from remerge.recipes.described import described, pins_of
+from remerge.recipes.pins import digest
 from remerge.shards.threads import thread_count
 from remerge.sources.delivery import Delivery
 from remerge.sources.files import open_files
@@ -18,17 +21,19 @@ from remerge.stages.running import SCRATCH, item_name, run
 def fetch(name: str) -> None:
     """Fetch the source `name` of the recipe."""
     params = read_params()
-    recipe = params["recipe"]
-    entry = item(recipe["sources"], name, "recipe.sources")
-    sources = parse_sources(recipe, (params.get("eval") or {}).get("suite") or "")
+    out = Path(item(params.tables.fetch, name, "fetch"))
+    pins = pins_of(params.whole)
+    if params.tables.pins.get(name) != digest(name, pins.get(name)):
+        raise RecipeError(
+            f"source {name}: its pin in conf/pins is not the one that params.yaml was composed of; "
+            "compose it again (`make params`, or `dvc exp run`)"
+        )
+    recipe = described(params.whole, pins)["recipe"]
+    sources = parse_sources(recipe, params.whole["eval"].get("suite") or "")
     source = sources[name]
-    execution = params.get("execution") or {}
-    delivery = Delivery(
-        workers=execution.get("downloads", 2), keep=execution.get("keep_downloads") is True
-    )
+    delivery = Delivery(workers=params.execution.downloads, keep=params.execution.keep_downloads)
     open_source = partial(open_files, root=Path(), scratch=SCRATCH, delivery=delivery)
     check_source(name, recipe, sources, Descriptions(open_source))
-    out = Path(entry["out"])
     with open_source(source) as files:
         if source.kind == "adapter":
             take_in_adapter(files, out, scratch=SCRATCH)
@@ -39,7 +44,7 @@ def fetch(name: str) -> None:
                 files,
                 out,
                 scratch=SCRATCH,
-                shard_bytes=recipe["shard_bytes"],
+                shard_bytes=params.recipe.shard_bytes,
                 threads=thread_count(),
             )
 

@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import importlib
 
-from remerge.errors import RecipeError
 from remerge.stages.params import item, read_params
 from remerge.stages.running import item_name, run
-
-KINDS = ("quantize", "evaluate")
 
 
 def quantize_eval(name: str) -> None:
     """Make the item `name` of `quantize_eval`."""
     params = read_params()
-    entry = item(params["quantize_eval"], name, "quantize_eval")
-    if entry.get("kind") not in KINDS:
-        raise RecipeError(
-            f"quantize_eval.{name}: kind is {entry.get('kind')!r}; expected {', '.join(KINDS)}"
-        )
-    importlib.import_module(f"remerge.stages.{entry['kind']}").make(name, entry, params)
+    entry = item(params.tables.quantize_eval, name, "quantize_eval")
+    importlib.import_module(f"remerge.stages.{entry.kind}").make(name, entry, params)
 
 
 if __name__ == "__main__":

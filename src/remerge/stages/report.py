@@ -12,6 +12,7 @@ import yaml
 from remerge.files import write_text
 from remerge.proof.lineage import read_lineage, read_materials
 from remerge.proof.provenance import write_provenance
+from remerge.recipes.described import described, pins_of
 from remerge.report.card import LICENCES_NAME, card, licences
 from remerge.report.collect import collect, metrics
 from remerge.report.commands import overrides_of
@@ -27,8 +28,9 @@ CONF = Path("conf")
 
 def report() -> None:
     """Write `metrics.json` and `report/` from the places that the recipe fills."""
-    params = read_params()
-    build = collect(params, overrides(params))
+    composed_params = read_params().whole
+    params = described(composed_params, pins_of(composed_params))
+    build = collect(params, overrides(composed_params))
     write_json("metrics.json", metrics(build))
     folder = Path("report")
     shutil.rmtree(folder, ignore_errors=True)

@@ -10,13 +10,14 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 # First of all: settings under which the compiler does not load are a line.
 import remerge.kernels  # noqa: F401
 from remerge.errors import line_of
+from remerge.recipes.schema import Execution
 
 #: Work in progress: outside of every stage's outputs, so that DVC never deletes it.
 SCRATCH = Path("scratch")
@@ -37,16 +38,16 @@ def run(stage: Callable[..., Any], *arguments: str) -> None:
         sys.exit(f"error: {line}")
 
 
-def execution(params: Mapping[str, Any]) -> dict[str, Any]:
+def execution(settings: Execution) -> dict[str, Any]:
     """Arguments of `build` that put a merge's units of work where the parameters say.
 
     A cluster's code is imported only when it is chosen: where the units run changes no byte, so it
     is no dependency of any stage.
     """
-    settings = params.get("execution") or {}
-    if settings.get("backend", "local") == "local":
+    if settings.backend == "local":
         return {}
-    return {"make_shards": importlib.import_module("remerge.cluster").shard_maker(settings)}
+    chosen = settings.model_dump(exclude_unset=True)
+    return {"make_shards": importlib.import_module("remerge.cluster").shard_maker(chosen)}
 
 
 def item_name() -> str:

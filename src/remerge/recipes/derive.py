@@ -1,0 +1,246 @@
+"""The tables that follow from a recipe, by pure functions.
+
+>>> derive(params, pins)["fetch"]
+{'base': 'models/base', 'chronos': 'models/chronos', …}
+
+Nothing of this is written by hand: where sources lie, what is baked, the places of the parts, the
+items of quantize_eval, the places of the report. What the result does not reach is in no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from remerge.code import ITEMS
+from remerge.errors import RecipeError
+from remerge.quantize.formats import FORMATS, choose
+from remerge.recipes.graph import Graph, Input, read_graph
+from remerge.recipes.pins import Pin, check_uses, digest
+from remerge.recipes.schema import SECTIONS, FormatUse, Quantize, Recipe, read_recipe, read_section
+from remerge.recipes.tables import FINAL, MODELS, PARTS, PLACES, UNUSED
+from remerge.schema import nearest, shown
+
+#: What a person writes; the rest of `params.yaml` is derived from it.
+WRITTEN = ("recipe", "ties", "gradient", "eval", "quantize", "execution")
+DERIVED = ("pins", "fetch", "bake_loras", "places", "quantize_eval", "report")
+_OWN_PROJECT = (
+    "this repository builds two TIES parts p1 and p2 and a gradient merge of both; another graph "
+    "needs a project of its own (`remerge new`, in preparation): until then merge step by step "
+    "with `remerge ties` and `remerge gradient`"
+)
+
+
+def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]:
+    """Derive all tables of `params.yaml` from what is written.
+
+    Args:
+        params: The written sections.
+        pins: The pins of the recipe and its suite.
+
+    Returns:
+        The derived tables, as `tables.Tables` reads them.
+
+    Raises:
+        RecipeError: What is written is wrong, or is a graph that this repository has no stages for.
+    """
+    for key in params:
+        if key not in WRITTEN:
+            raise RecipeError(
+                f"params: unknown key {shown(key)}{nearest(key, WRITTEN) or ';'} "
+                f"known are {', '.join(WRITTEN)}"
+            )
+    recipe = read_recipe(params.get("recipe"))
+    for name, model in SECTIONS.items():
+        if name == "quantize" and name not in params:
+            raise RecipeError(
+                "quantize=[] names no format; for none of them use quantize=none, else one of "
+                "default, exact, all or a list such as quantize=[gguf_q4_k_m]"
+            )
+        read_section(model, params, name)
+    graph = read_graph(recipe, pins)
+    check_uses(pins, graph.sources, graph.references)
+    _check_shape(recipe, graph)
+    settings = read_section(Quantize, params, "quantize")
+    evaluation = params["eval"]
+    parts = {part: _folders(graph, part) for part in PARTS}
+    scored = _scored(recipe, graph)
+    formats = _formats(recipe)
+    sources = dict(graph.sources)
+    if scored or any(use.score for use in formats.values()):
+        sources |= dict.fromkeys(_datasets(evaluation), "dataset")
+        check_uses(pins, sources, {})
+    data = str(evaluation.get("data") or UNUSED)
+    quants = [name for name, use in formats.items() if use.score]
+    items = {name: _format_item(name, settings) for name in formats}
+    for label, folder in {**scored, **{name: f"quantized/{name}" for name in quants}}.items():
+        items[f"score_{label}"] = _item("evaluate", "evaluate", "eval", folder, data, data) | {
+            "out": f"scores/{label}"
+        }
+    ordered = sorted(name for name in sources)
+    return {
+        "pins": {name: digest(name, pins.get(name)) for name in ordered},
+        "fetch": {name: f"{MODELS[sources[name]]}/{name}" for name in ordered},
+        "bake_loras": {
+            name: {
+                "model": folder_of(graph, model),
+                "adapter": f"adapters/{adapter.name}",
+                "out": f"baked/{name}",
+            }
+            for name, (model, adapter) in _in_written_order(recipe, graph).items()
+        },
+        "places": {
+            "base": folder_of(graph, graph.base),
+            **{part: _places(list(parts[part].values())) for part in PARTS},
+        },
+        "quantize_eval": items,
+        "report": {
+            "data": data if scored or quants else UNUSED,
+            "scores": _score_places(recipe, parts, scored),
+            "formats": {n: f"quantized/{n}" if n in formats else UNUSED for n in FORMATS},
+            "quants": {n: f"scores/{n}" if n in quants else UNUSED for n in FORMATS},
+        },
+    }
+
+
+def folder_of(graph: Graph, read: Input) -> str:
+    """Return the folder in which a node or source lies."""
+    if not read.is_node:
+        return f"{MODELS[graph.sources[read.name]]}/{read.name}"
+    return f"{'baked' if read.name in graph.bakes else 'merged'}/{read.name}"
+
+
+def _in_written_order(recipe: Recipe, graph: Graph) -> dict[str, tuple[Input, Input]]:
+    return {name: graph.bakes[name] for name in recipe.bakes if name in graph.bakes}
+
+
+def _check_shape(recipe: Recipe, graph: Graph) -> None:
+    """RecipeError unless the graph is the one that this repository's `dvc.yaml` has stages for."""
+    methods = {name: recipe.merges[name].method for name in graph.merges}
+    if methods != {"p1": "ties", "p2": "ties", "final": "gradient"} or recipe.result != "final":
+        raise RecipeError(f"recipe.merges: {_OWN_PROJECT}")
+    final = recipe.merges["final"]
+    if [read.name for read in graph.merges["final"][1].values()] != list(PARTS):
+        raise RecipeError(f"recipe.merges.final.models: expected [p1, p2]; {_OWN_PROJECT}")
+    if graph.base.is_node or any(m.base for m in (*recipe.merges.values(), final)):
+        raise RecipeError(f"recipe: a base of a node's own; {_OWN_PROJECT}")
+    if any(use.vocabulary for use in final.models.values()):
+        raise RecipeError("recipe.merges.final: both parts have the base's vocabulary already")
+    for part in PARTS:
+        folders = _folders(graph, part)
+        if any(
+            read.name in graph.merges and read.is_node for read in graph.merges[part][1].values()
+        ):
+            raise RecipeError(f"recipe.merges.{part}.models: {_OWN_PROJECT}")
+        if len(folders) > PLACES:
+            raise RecipeError(
+                f"recipe.merges.{part}.models: {len(folders)} models, but this repository's "
+                f"dvc.yaml has {PLACES} places a part: add dependencies to stage ties_{part}, or "
+                "use `remerge ties`, which takes any number"
+            )
+        seen: dict[str, str] = {}
+        for label, folder in folders.items():
+            if folder in seen:
+                raise RecipeError(
+                    f"recipe.merges.{part}.models.{label}: is the same model as {seen[folder]}"
+                )
+            seen[folder] = label
+
+
+def _folders(graph: Graph, part: str) -> dict[str, str]:
+    return {label: folder_of(graph, read) for label, read in graph.merges[part][1].items()}
+
+
+def _places(folders: list[str]) -> dict[str, str]:
+    filled = folders + [UNUSED] * (PLACES - len(folders))
+    return {f"d{i}": folder for i, folder in enumerate(filled, start=1)}
+
+
+def _scored(recipe: Recipe, graph: Graph) -> dict[str, str]:
+    """Folders of the models that are scored, by label."""
+    known = {"base": folder_of(graph, graph.base)}
+    for part in PARTS:
+        for label, folder in _folders(graph, part).items():
+            if known.setdefault(label, folder) != folder or label in (*PARTS, "final", "base"):
+                raise RecipeError(
+                    f"recipe.merges.{part}.models.{label}: another model has that name; scores "
+                    "need a name a model"
+                )
+    known |= {part: f"merged/{part}" for part in PARTS} | {"final": FINAL}
+    if recipe.score == "all":
+        return known
+    for position, name in enumerate(recipe.score):
+        if name not in known:
+            raise RecipeError(
+                f"recipe.score[{position}] is {shown(name)}; expected one of {', '.join(known)}"
+                f"{nearest(name, known)}"
+            )
+    return {name: folder for name, folder in known.items() if name in recipe.score}
+
+
+def _score_places(
+    recipe: Recipe, parts: Mapping[str, Mapping[str, str]], scored: Mapping[str, str]
+) -> dict[str, str]:
+    """Where the report finds the scores of base, donors, parts and result."""
+    labels: dict[str, str | None] = {"base": "base"}
+    for part in PARTS:
+        names = list(parts[part])
+        labels |= {f"{part}_d{i + 1}": names[i] if i < len(names) else None for i in range(PLACES)}
+    labels |= {name: name for name in (*PARTS, "final")}
+    return {
+        place: f"scores/{label}" if label in scored else UNUSED for place, label in labels.items()
+    }
+
+
+def _formats(recipe: Recipe) -> dict[str, FormatUse]:
+    """Formats by name, in the order written; `exact` and `all` in the order of the table."""
+    found: dict[str, FormatUse] = {}
+    for name, use in recipe.formats.items():
+        if name not in FORMATS and name not in ("all", "exact"):
+            known = [*FORMATS, "exact", "all"]
+            raise RecipeError(
+                f"recipe.formats: {shown(name)} is no format{nearest(name, known) or ';'} "
+                f"known are {', '.join(known)}"
+            )
+        found |= {entry.name: use for entry in choose([name])}
+    return found
+
+
+def _format_item(name: str, settings: Quantize) -> dict[str, str]:
+    container = FORMATS[name].container
+    own = getattr(settings, container)
+    item = _item(
+        "quantize",
+        container,
+        f"quantize.{container}",
+        FINAL,
+        own.texts,
+        own.calibration or own.texts,
+    )
+    return item | {"out": f"quantized/{name}"}
+
+
+def _item(kind: str, code: str, section: str, reads: str, data: str, text: str) -> dict[str, str]:
+    # DVC wants a path for each dependency: what an item has fewer of is named again.
+    own, core, blocks = (*ITEMS[code], ITEMS[code][-1])[:3]
+    return {
+        "kind": kind,
+        "section": section,
+        "reads": reads,
+        "data": data,
+        "text": text,
+        "own": own,
+        "core": core,
+        "blocks": blocks,
+    }
+
+
+def _datasets(evaluation: Mapping[str, Any]) -> list[str]:
+    """Names of the data sets that a suite reads: those whose data lies where `fetch` puts them."""
+    found = []
+    for task in (evaluation.get("tasks") or {}).values():
+        path = PurePosixPath(str(task.get("data") if isinstance(task, Mapping) else ""))
+        if len(path.parts) > 1 and path.parts[0] == MODELS["dataset"]:
+            found.append(path.parts[1])
+    return found
