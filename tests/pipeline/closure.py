@@ -6,7 +6,7 @@ import ast
 from functools import cache
 from pathlib import Path
 
-from remerge.recipes.derive import CODE
+from remerge.code import ITEMS
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -54,27 +54,15 @@ def closure(module: str) -> set[str]:
     return {path.relative_to(SRC.parent).as_posix() for path in files}
 
 
-@cache
-def places() -> dict[str, dict[str, str]]:
-    """The folders of code that items of `quantize_eval` name, by kind or container."""
-    return {
-        name: {
-            place: f"src/remerge/{folder}"
-            for place, folder in zip(("own", "core", "blocks"), folders, strict=True)
-        }
-        for name, folders in CODE.items()
-    }
-
-
-def kind_of(own: str) -> str:
-    """`quantize` of `src/remerge/quantize/gguf`: the stage's module of that name runs the item."""
-    return Path(own).relative_to("src/remerge").parts[0]
+def kind_of(name: str) -> str:
+    """The module of the stage that runs the items of `name`: a kind, or a container of formats."""
+    return ITEMS[name][0].partition("/")[0]
 
 
 def item_closure(name: str) -> set[str]:
     """What the items of one kind or container run: the stage, the kind's module, its folder."""
-    own = places()[name]["own"]
-    folder = own.removeprefix("src/").replace("/", ".")
-    modules = [f"{folder}.{path.stem}" for path in (SRC.parent / own).glob("*.py")]
-    modules += ["remerge.stages.quantize_eval", f"remerge.stages.{kind_of(own)}"]
+    own = ITEMS[name][0]
+    folder = f"remerge.{own.replace('/', '.')}"
+    modules = [f"{folder}.{path.stem}" for path in (SRC / "remerge" / own).glob("*.py")]
+    modules += ["remerge.stages.quantize_eval", f"remerge.stages.{kind_of(name)}"]
     return set().union(*(closure(module) for module in modules))

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from remerge import code
+from remerge.code import ITEMS
 from remerge.stages.compose import composed
-from tests.pipeline.closure import SRC, closure, item_closure, kind_of, places
+from tests.pipeline.closure import SRC, closure, item_closure, kind_of
 from tests.pipeline.resolved import Resolved, changed, new_repository, resolve
 
 ROOT = SRC.parent
@@ -53,14 +54,9 @@ def test_a_stage_imports_only_code_that_it_depends_on(stage: str) -> None:
 
 @pytest.mark.parametrize("name", code.ITEMS)
 def test_an_item_imports_only_code_that_it_depends_on(name: str) -> None:
-    kind = f"stages/{kind_of(places()[name]['own'])}.py"
+    kind = f"stages/{kind_of(name)}.py"
     listed = (*code.STAGES["quantize_eval"], *code.ITEMS[name], kind)
     assert {f for f in decisive(item_closure(name)) if not code.covers(listed, f)} == set()
-
-
-def test_items_name_the_places_of_the_table_of_code() -> None:
-    paths = {name: {f"src/remerge/{path}" for path in row} for name, row in code.ITEMS.items()}
-    assert {name: set(row.values()) for name, row in places().items()} == paths
 
 
 MERGES = ("bake_loras", "ties_p1", "ties_p2", "gradient")
@@ -153,7 +149,7 @@ def test_the_code_of_one_container_is_no_dependency_of_another(
     as_committed: dict[str, Resolved],
 ) -> None:
     for container in ("gguf", "ggml", "gptq", "evaluate"):
-        own = places()[container]["own"]
+        own = f"src/remerge/{ITEMS[container][0]}"
         start = "score" if container == "evaluate" else container
         users = {name for name, stage in as_committed.items() if own in stage.deps}
         items = {name for name in as_committed if name.startswith(f"quantize_eval@{start}")}

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "remerge/evaluate": ["evaluate"],
     "remerge/sources": ["hub"],
     "remerge/pins": ["hub"],
+    "remerge/recipes": ["hub"],
     "remerge/stages": ["pipeline"],
     "stages": ["pipeline"],
     "hydra_plugins": ["pipeline"],

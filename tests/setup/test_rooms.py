@@ -20,6 +20,7 @@ FLOW = [
     {"adapters", "methods"},
     {"merge", "sources", "quantize"},
     {"pins", "runtimes"},
+    {"recipes"},
     {"evaluate"},
     {"proof", "cluster"},
     {"report"},
