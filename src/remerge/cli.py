@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "sign": "sign a finished model, offline, with a key of your own",
     "verify-signature": "check that a model is, file by file, what somebody signed",
     "check": "check folders against their manifests, byte by byte, and say how to repair them",
+    "repair": "put dvc.lock back after an interruption, or drop entries of other recipes",
     "release": "put the built model, its card and chosen formats into a folder to upload",
     "chat": "talk to a built model, in any of its formats",
 }

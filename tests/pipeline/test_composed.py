@@ -143,7 +143,7 @@ def test_old_parameters_build_no_model_under_dvc(project: Project, tmp_path: Pat
     # The choice is kept by plain, overridden and queued runs.
     project.run("dvc", "exp", "run", "-S", "ties.lambda=0.9")
     manifest = json.loads(project.read("merged/p1/manifest.json"))
-    assert manifest["parameters"]["lambda"] == 0.9 and density(project.folder) == 0.41
+    assert manifest["parameters"]["lam"] == 0.9 and density(project.folder) == 0.41
     assert project.stages_run("repro") == []
     out = project.run("dvc", "exp", "run")
     assert "note: composed without -S ties.lambda=0.9 of the last time" in out

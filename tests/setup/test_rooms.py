@@ -12,6 +12,7 @@ from tests.pipeline.closure import SRC, imported
 FLOW = [
     {"errors"},
     {"atomic", "digest", "disk", "progress", "prompts", "schema"},
+    {"lock_copy"},
     {"kernels"},
     {"tensors"},
     {"shards"},
