@@ -92,10 +92,19 @@ test: setup-dev ## the tests that take seconds
 test-full: setup-dev ## the tests that build whole pipelines
 	pytest -m full -n $(WORKERS)
 
-.PHONY: fuzz
+.PHONY: fuzz nightly
 
-fuzz: setup-dev ## a million inputs for each reader of untrusted bytes; RUNS=N for another number
-	PYTHONPATH=src python -m fuzz --runs $(or $(RUNS),1000000)
+# Another number in each run, unless SEED=N repeats one.
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+
+fuzz: setup-dev ## a million random inputs for each reader of untrusted bytes; RUNS=N, SEED=N
+	PYTHONPATH=src python -m fuzz --runs $(or $(RUNS),1000000) --seed $(SEED)
+
+nightly: setup-dev ## random searches that make test does not do; the seed is printed, SEED=N repeats it
+	@echo "seed $(SEED): repeat with make nightly SEED=$(SEED)"
+	pytest -m "not full" -n $(WORKERS) --hypothesis-profile=random --hypothesis-seed=$(SEED) \
+		$$(grep -rl --include='test_*.py' '^@given' tests)
+	PYTHONPATH=src python -m fuzz --runs 1000000 --seconds 300 --seed $(SEED)
 
 ## Housekeeping
 

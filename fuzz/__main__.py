@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def child(name: str, arguments: list[str]) -> None:
     atheris.Fuzz()
 
 
-def fuzz(name: str, runs: int, seconds: int, record: bool) -> bool:
+def fuzz(name: str, runs: int, seconds: int, seed: int, record: bool) -> bool:
     """Run one target; True if nothing was found."""
     from fuzz.targets import SEEDS
 
@@ -39,7 +40,7 @@ def fuzz(name: str, runs: int, seconds: int, record: bool) -> bool:
     for number, seed in enumerate(SEEDS[name]):
         (corpus / f"seed{number}").write_bytes(seed)
     options = [f"-runs={runs}", f"-max_total_time={seconds}", "-max_len=2048", "-timeout=20"]
-    options += ["-rss_limit_mb=4096", "-print_final_stats=1"]
+    options += ["-rss_limit_mb=4096", "-print_final_stats=1", f"-seed={seed}"]
     crashes = f"-artifact_prefix={HERE / 'corpus' / name}-"
     result = subprocess.run(
         [sys.executable, "-m", "fuzz", "--child", name, *options, crashes, str(corpus)],
@@ -75,10 +76,16 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--runs", type=int, default=1_000_000, help="a target")
     parser.add_argument("--seconds", type=int, default=0, help="and at most so long (0: no limit)")
+    parser.add_argument(
+        "--seed", type=int, help="of the random inputs (default: another each time)"
+    )
     parser.add_argument("--record", action="store_true", help="add the runs to fuzz/runs.json")
     options = parser.parse_args()
     chosen = options.targets or TARGETS
-    sound = [fuzz(name, options.runs, options.seconds, options.record) for name in chosen]
+    # libFuzzer takes 0 for a seed of its own choice.
+    seed = (secrets.randbits(32) if options.seed is None else options.seed) % 2**32 or 1
+    print(f"seed {seed}: repeat with --seed {seed}", flush=True)
+    sound = [fuzz(name, options.runs, options.seconds, seed, options.record) for name in chosen]
     return 0 if all(sound) else 1
 
 

@@ -28,6 +28,7 @@ NEUTRAL = (
     "extras.py",
     "files.py",
     "formatting.py",
+    "lock_copy.py",
     "progress.py",
     "recipes",
     "schema.py",

@@ -12,6 +12,7 @@ from tests.pipeline.closure import SRC, imported
 FLOW = [
     {"code", "errors", "formatting", "yaml_text"},
     {"extras", "files", "progress", "schema"},
+    {"lock_copy"},
     {"kernels"},
     {"tensors"},
     {"architectures"},

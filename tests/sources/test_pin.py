@@ -216,7 +216,7 @@ def test_an_adapter_in_two_forms_is_pinned_in_the_safer_one(hub: HubServer) -> N
         (
             ["config.json", "pytorch_model.bin"],
             ["config.json", "pytorch_model-*.bin"],
-            "none of its files is a checkpoint.*in the repository: pytorch_model.bin; correct",
+            "none of its files is a checkpoint.*that are there: pytorch_model.bin; correct",
         ),
         (
             ["config.json", "pytorch_model-00001-of-00002.bin"],
@@ -341,8 +341,9 @@ def test_without_a_recipe_that_of_the_parameters_is_meant(
     assert main(["pin"]) == 1
     assert "params.yaml: holds no recipe" in capsys.readouterr().err
     shutil.copy(Path(__file__).resolve().parents[2] / "params.yaml", "params.yaml")
+    shutil.copytree(Path(__file__).resolve().parents[2] / "embedded", "embedded")
     assert main(["pin"]) == 0
-    assert "base: files of this project, pinned by hand" in capsys.readouterr().out
+    assert "base: embedded/sources/base (kept), 9 files, 3.8" in capsys.readouterr().out
 
 
 def test_a_recipe_that_is_none_is_one_line(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@
 RECIPE is a recipe or suite of conf/, or a YAML file with `sources`. The files of conf/pins for it
 and its suite are rewritten with their comments; weights are not downloaded. A
 source without a revision is resolved by its `ref`, or `main`. HF_ENDPOINT and HF_TOKEN count.
+A source with a `path` is a folder on disk (absolute, from ~, or below this project): its files are
+hashed and their sizes and digests written.
 """
 
 from __future__ import annotations

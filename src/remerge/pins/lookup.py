@@ -14,9 +14,12 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, SourceError, printable
+from remerge.files import regular_file_size
+from remerge.progress import track
 from remerge.sources.hub import (
     HubError,
     Patience,
@@ -37,7 +40,14 @@ from remerge.sources.layouts import (
     require_config,
     weight_files,
 )
-from remerge.sources.pinned import KINDS, PinnedFile, check_repo_name, is_commit
+from remerge.sources.pinned import (
+    KINDS,
+    PinnedFile,
+    check_repo_name,
+    is_commit,
+    local_folder,
+    stays_within,
+)
 from remerge.tensors.checkpoint import parse_index
 from remerge.tensors.json_files import parse_json_object
 
@@ -146,6 +156,52 @@ def look_up(entry: Mapping[str, Any], revision: str, where: str) -> Listed:
     return Listed(info.id, info.sha, files, _licence(info))
 
 
+def look_up_local(entry: Mapping[str, Any], root: Path, where: str) -> Listed:
+    """What a folder on disk has for a source, every file of interest hashed.
+
+    Args:
+        entry: The source, with `kind` and `path`.
+        root: What a relative path is relative to.
+        where: What errors begin with.
+
+    Returns:
+        The files, with neither repository nor revision.
+
+    Raises:
+        SourceError: No such folder, a file that is missing, or a link out of the folder.
+        CheckpointError: The files are not one complete model or adapter.
+    """
+    kind = entry.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise SourceError(f"{where}: kind is {printable(kind, 40)!r}; expected {', '.join(KINDS)}")
+    folder = local_folder(str(entry["path"]), root) / str(entry.get("subfolder") or "")
+    if not folder.is_dir():
+        raise SourceError(f"{where}: {folder} is no folder")
+    there = {
+        path.relative_to(folder).as_posix(): path
+        for path in (folder.rglob("*") if kind == "dataset" else folder.iterdir())
+        if path.is_file()
+    }
+    names = _selected(entry, there, where)
+    if kind != "dataset":
+        literal = bool(_listed(entry))
+        names = _one_layout(kind, names, there, lambda n: there[n].read_bytes(), literal, where)
+    for name in names:
+        if not stays_within(there[name], folder):
+            raise SourceError(f"{where}: {there[name]} is a link out of its folder; refused")
+    sizes = {name: regular_file_size(there[name]) for name in names}
+    files = {}
+    with track(sum(sizes.values()), f"hashing {printable(entry['path'], 60)}") as bar:
+        for name in names:
+            digest = hashlib.sha256()
+            with there[name].open("rb") as opened:
+                while block := opened.read(1 << 22):
+                    digest.update(block)
+                    bar.advance(len(block))
+            files[name] = PinnedFile(digest.hexdigest(), sizes[name])
+    return Listed("", "", files)
+
+
 def is_fixed(ref: str) -> bool:
     """Whether `ref` is a commit id, whole or short, which does not move."""
     return is_commit(ref) or _SHORT_ID.fullmatch(ref) is not None
@@ -180,7 +236,8 @@ def _selected(entry: Mapping[str, Any], there: Iterable[str], where: str) -> lis
         names = [name for name in there if any(_matches(name, p) for p in patterns)]
         missing = [] if names else [", ".join(patterns)]
     if missing:
-        raise SourceError(f"{where}: {entry['repo']} has no file {printable(missing[0])!r}")
+        origin = printable(entry.get("repo") or entry.get("path"), 80)
+        raise SourceError(f"{where}: {origin} has no file {printable(missing[0])!r}")
     return names
 
 
@@ -213,7 +270,7 @@ def _one_layout(
     except CheckpointError as error:
         found = ", ".join(printable(n, 60) for n in sorted(there) if is_weights(n)) or "none"
         raise CheckpointError(
-            f"{error}; weights in the repository: {found}; correct `select` or `files`"
+            f"{error}; weights that are there: {found}; correct `select` or `files`"
         ) from None
     return [name for name in names if literal or name in weights or not is_weights(name)]
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from remerge.errors import RecipeError, RemergeError, printable
-from remerge.files import write_text
-from remerge.pins.lookup import Listed, is_fixed, look_up, resolve
+from remerge.errors import RecipeError, RemergeError, SourceError, printable
+from remerge.files import regular_file_size, write_text
+from remerge.pins.lookup import Listed, is_fixed, look_up, look_up_local, resolve
 from remerge.pins.recipe_text import Pins, read_document, read_entries, with_pins
 from remerge.progress import track
-from remerge.sources.pinned import is_commit, unpinned
+from remerge.sources.pinned import is_commit, local_files, local_paths, parse_source, unpinned
 
 
 @dataclass
@@ -74,23 +74,26 @@ def sources_files(name: str, conf: Path = Path("conf")) -> list[Path]:
     return found
 
 
-def pin_files(paths: Sequence[Path], only: Sequence[str] = (), *, update: bool = False) -> Report:
+def pin_files(
+    paths: Sequence[Path], only: Sequence[str] = (), *, update: bool = False, root: Path = Path()
+) -> Report:
     """Write the pins of the sources in `paths` (all, or those named in `only`), keeping comments.
 
-    A revision that is a commit stays, unless `update` asks for what `ref` (or `main`) is now.
+    A revision that is a commit stays, unless `update` asks for what `ref` (or `main`) is now; so
+    do the pins of files on disk, whose relative paths are below `root`.
     Nothing is written if any source cannot be resolved.
     """
     report = Report()
     texts: dict[Path, str] = {}
     chosen = _chosen(paths, only)
-    with track(sum(len(entries) for *_, entries in chosen), "asking the hub", "source") as bar:
+    with track(sum(len(entries) for *_, entries in chosen), "looking at sources", "source") as bar:
         for path, text, entries in chosen:
             pins = {}
             for name, entry in entries.items():
                 if entry.get("repo"):
                     pins[name], lines = _pins(name, entry, update)
                 else:
-                    lines = [f"{name}: files of this project, pinned by hand"]
+                    pins[name], lines = _local_pins(name, entry, root, update)
                 report.lines += lines
                 bar.advance(1)
             changed = with_pins(text, pins, str(path))
@@ -123,19 +126,54 @@ def _pins(name: str, entry: Mapping[str, Any], update: bool) -> tuple[Pins, list
     return Pins(found.repo, found.revision, found.files, str(stated or found.licence)), lines
 
 
-def check_files(paths: Sequence[Path], only: Sequence[str] = ()) -> Report:
-    """Compare the pins in `paths` with the hub: do they hold, and what has moved since?"""
+def _local_pins(
+    name: str, entry: Mapping[str, Any], root: Path, update: bool
+) -> tuple[Pins, list[str]]:
+    """What is to be written of a source on disk, and what to tell of it."""
+    where = f"source {name!r}"
+    if not entry.get("path"):
+        raise RecipeError(f"{where}: has neither a repo of the hub nor a path of a folder")
+    licence = str(entry.get("licence") or "")
+    if not update and not unpinned({name: entry}):
+        source = parse_source(name, entry)
+        for file, path in local_paths(source, root).items():
+            size = regular_file_size(path)
+            if size != source.files[file].size:
+                raise SourceError(
+                    f"{where}: {path} has {size} bytes, pinned are {source.files[file].size}; "
+                    "`--update` pins the files as they are"
+                )
+        total = sum(pin.size for pin in source.files.values())
+        lines = [f"{name}: {source.path} (kept), {_amount(len(source.files), total)}"]
+        return Pins("", "", source.files, licence), lines
+    found = look_up_local(entry, root, where)
+    total = sum(pin.size for pin in found.files.values())
+    lines = [f"{name}: {entry['path']} (hashed), {_amount(len(found.files), total)}"]
+    if not licence:
+        lines.append(f"{name}: states no licence; the model card will say so")
+    return Pins("", "", found.files, licence), lines
+
+
+def _amount(files: int, total: int) -> str:
+    size = f"{total / 1e9:.2f} GB" if total >= 1e8 else f"{total / 1e6:.2f} MB"
+    return f"{files} file{'' if files == 1 else 's'}, {size}"
+
+
+def check_files(paths: Sequence[Path], only: Sequence[str] = (), *, root: Path = Path()) -> Report:
+    """Compare the pins in `paths` with hub and disk: do they hold, and what has moved since?"""
     report = Report()
     named = [item for *_, entries in _chosen(paths, only) for item in entries.items()]
-    with track(len(named), "asking the hub", "source") as bar:
+    with track(len(named), "looking at sources", "source") as bar:
         for name, entry in named:
-            if entry.get("repo"):
-                try:
+            try:
+                if entry.get("repo"):
                     lines, broken = _check(name, entry)
-                except RemergeError as error:
-                    lines, broken = [str(error)], True
-                report.lines += lines
-                report.broken |= broken
+                else:
+                    lines, broken = _check_local(name, entry, root)
+            except RemergeError as error:
+                lines, broken = [str(error)], True
+            report.lines += lines
+            report.broken |= broken
             bar.advance(1)
     return report
 
@@ -163,6 +201,14 @@ def _check(name: str, entry: Mapping[str, Any]) -> tuple[list[str], bool]:
     if not wrong and not lines:
         lines.append(f"{name}: {revision} holds")
     return wrong + lines, bool(wrong)
+
+
+def _check_local(name: str, entry: Mapping[str, Any], root: Path) -> tuple[list[str], bool]:
+    if unpinned({name: entry}):
+        return [f"{name}: not pinned (no digests of its files)"], True
+    source = parse_source(name, entry)
+    local_files(source, root)
+    return [f"{name}: {source.path} holds, {len(source.files)} files"], False
 
 
 def _moved(name: str, entry: Mapping[str, Any], pinned: Listed, where: str) -> list[str]:

@@ -25,7 +25,10 @@ from remerge.yaml_text import parse_yaml
 
 @dataclass(frozen=True)
 class Pins:
-    """What is written into a source's entry; a licence only where it is known and none stands."""
+    """What is written into a source's entry; a licence only where it is known and none stands.
+
+    Files on disk have neither repository nor revision.
+    """
 
     repo: str
     revision: str
@@ -66,7 +69,9 @@ def with_pins(text: str, pins: Mapping[str, Pins], where: str) -> str:
     for name, pin in pins.items():
         before = _plain(read_entries(text, where))
         changed = _with_pin(text, name, pin, where)
-        before[name] |= {"repo": pin.repo, "revision": pin.revision, "files": _table(pin.files)}
+        before[name]["files"] = _table(pin.files)
+        if pin.repo:
+            before[name] |= {"repo": pin.repo, "revision": pin.revision}
         if pin.licence:
             before[name].setdefault("licence", pin.licence)
         if _plain(read_entries(changed, where)) != before:
@@ -83,7 +88,7 @@ def _with_pin(text: str, name: str, pin: Pins, where: str) -> str:
     if entry.fa.flow_style():
         raise RecipeError(f"{where}: source {printable(name)!r} stands on one line; give it lines")
     lines = text.splitlines(keepends=True)
-    repo_line, column = entry.lc.key("repo")
+    origin_line, column = entry.lc.key("repo" if pin.repo else "path")
     indent = " " * column
     # From the bottom up, so that the numbers of lines above stay what they are.
     block = [f"{indent}files:\n"] + [
@@ -94,15 +99,18 @@ def _with_pin(text: str, name: str, pin: Pins, where: str) -> str:
     licence = (
         [f"{indent}licence: {pin.licence}\n"] if pin.licence and "licence" not in entry else []
     )
-    if "revision" in entry:
+    if not pin.repo:
+        edits += [(origin_line + 1, origin_line + 1, licence)] if licence else []
+    elif "revision" in entry:
         at = entry.lc.key("revision")[0]
         edits.append((at, at + 1, [_with_value(lines[at], "revision", pin.revision), *licence]))
     else:
         edits.append(
-            (repo_line + 1, repo_line + 1, [f"{indent}revision: {pin.revision}\n", *licence])
+            (origin_line + 1, origin_line + 1, [f"{indent}revision: {pin.revision}\n", *licence])
         )
-    if entry["repo"] != pin.repo:
-        edits.append((repo_line, repo_line + 1, [_with_value(lines[repo_line], "repo", pin.repo)]))
+    if pin.repo and entry["repo"] != pin.repo:
+        named = _with_value(lines[origin_line], "repo", pin.repo)
+        edits.append((origin_line, origin_line + 1, [named]))
     if "files" in entry:
         first = last = entry.lc.key("files")[0]
         while last + 1 < len(lines) and _within(lines[last + 1], column):

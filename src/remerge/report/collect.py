@@ -81,9 +81,11 @@ def _scored(params: Mapping[str, Any]) -> Iterator[Scored]:
     """Scored models under the names that the recipe gives its donors."""
     parts = params["recipe"]["parts"]
     for place, folder in params["report"]["scores"].items():
+        if folder == UNUSED:
+            continue
         part, _, donor = place.partition("_")
         name = parts[part][donor]["name"] if donor else place
-        if folder == UNUSED or name is None:  # an experiment may drop a donor whose place is scored
+        if name is None:  # an experiment may drop a donor whose place is scored
             continue
         role = "donor" if donor else place if place in ("base", "final") else "part"
         yield Scored(name, role, part if donor else "", _result(folder))

@@ -3,7 +3,7 @@
 >>> source = parse_source("chronos", {"kind": "model", "repo": "elinas/chronos-13b-v2",
 ...     "revision": "4d963ea0…", "files": {"config.json": {"sha256": "…", "size": 585}}})
 
-A source is either a repository of a hub at a 40-hex commit, or a folder of this project. Either
+A source is either a repository of a hub at a 40-hex commit, or a folder anywhere on disk. Either
 way only the listed files are used, and none before its size and SHA-256 match.
 """
 
@@ -13,30 +13,43 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from remerge.errors import CheckpointError, SourceError, printable
 from remerge.files import regular_file_size, sha256_of
+from remerge.schema import Table, read_table, shown
 from remerge.tensors.checkpoint import check_file_name, check_no_twins
 
 KINDS = ("model", "adapter", "dataset")
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_KEYS = {
-    "kind",
-    "repo",
-    "ref",
-    "revision",
-    "path",
-    "subfolder",
-    "select",
-    "files",
-    "config",
-    "licence",
-    "expected_bytes",
-    "out",
-}
+
+
+class _Pin(Table):
+    """A file's entry; what is missing is filled in by `remerge pin`."""
+
+    sha256: str | None = None
+    size: Annotated[int, Field(ge=0)] | None = None
+
+
+class _Entry(Table):
+    """A source's entry."""
+
+    kind: Literal["model", "adapter", "dataset"]
+    repo: str | None = None
+    ref: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    subfolder: str | None = None
+    select: list[str] | None = None
+    files: dict[str, _Pin | None] | None = None
+    config: dict[str, Any] | None = None
+    licence: str | None = None
+    expected_bytes: Annotated[int, Field(ge=0)] | None = None
+    out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +88,11 @@ def parse_sources(recipe: Mapping[str, Any], suite: str = "") -> dict[str, Sourc
 
     suite  the name of the suite whose data sets are among them, for that message
     """
-    entries = recipe.get("sources") or {}
-    loose = unpinned(entries)
+    table = recipe.get("sources") or {}
+    if not isinstance(table, Mapping):
+        raise SourceError(f"sources is {shown(table)}; expected a table of entries")
+    entries = {str(name): _read(str(name), entry) for name, entry in table.items()}
+    loose = {name: lacks for name, entry in entries.items() if (lacks := _lacks(entry))}
     if loose:
         no_revision = [name for name, lacks in loose.items() if lacks == "revision"]
         no_digests = [name for name, lacks in loose.items() if lacks == "digests"]
@@ -87,30 +103,30 @@ def parse_sources(recipe: Mapping[str, Any], suite: str = "") -> dict[str, Sourc
         if no_digests:
             parts.append(f"no digests of the files of {_listed(no_digests)} are known")
         recipe_name = printable(recipe.get("name"), 64)
-        kinds = {entries[name].get("kind") for name in loose}
+        kinds = {entries[name].kind for name in loose}
         commands = [f"`remerge pin {recipe_name}`"] if kinds - {"dataset"} else []
         if "dataset" in kinds:
             commands.append(f"`remerge pin {printable(suite, 64) or 'SUITE'}`")
+        once = " once where the hub is reachable" if any(entries[n].repo for n in loose) else ""
         raise SourceError(
             f"recipe {recipe_name} is not pinned: {'; '.join(parts)}; nothing was downloaded. Run "
-            f"{' and '.join(commands)} once where the hub is reachable, and commit what is written"
+            f"{' and '.join(commands)}{once}, and commit what is written"
         )
-    return {name: parse_source(name, entry) for name, entry in entries.items()}
+    return {name: _source(name, entry) for name, entry in entries.items()}
 
 
 def unpinned(entries: Mapping[str, Any]) -> dict[str, str]:
     """What each source that is not pinned lacks: `revision`, or `digests` where that is known."""
-    loose = {}
-    for name, entry in entries.items():
-        if isinstance(entry, Mapping):
-            files = entry.get("files") or {}
-            if not isinstance(files, Mapping):
-                continue  # parse_source says what is wrong
-            if entry.get("repo") and not entry.get("revision"):
-                loose[name] = "revision"
-            elif not files or not all(files.values()):
-                loose[name] = "digests"
-    return loose
+    read = {str(name): _read(str(name), entry) for name, entry in entries.items()}
+    return {name: lacks for name, entry in read.items() if (lacks := _lacks(entry))}
+
+
+def _lacks(entry: _Entry) -> str:
+    if entry.repo and not entry.revision:
+        return "revision"
+    pins = (entry.files or {}).values()
+    whole = pins and all(pin and pin.sha256 is not None and pin.size is not None for pin in pins)
+    return "" if whole else "digests"
 
 
 def _listed(names: list[str]) -> str:
@@ -118,49 +134,47 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
-def parse_source(name: str, entry: Mapping[str, Any]) -> Source:
+def parse_source(name: str, entry: object) -> Source:
     """A source from its entry in the recipe; SourceError says what is wrong or not pinned."""
+    return _source(name, _read(name, entry))
+
+
+def _read(name: str, entry: object) -> _Entry:
+    """The entry of a source, every value of the type that its key asks for."""
     where = f"source {printable(name)!r}"
-    if not isinstance(entry, Mapping):
-        raise SourceError(f"{where} is {printable(entry, 40)!r}; expected a table of entries")
-    unknown = sorted(printable(key) for key in entry if key not in _KEYS)
-    if unknown:
-        raise SourceError(f"{where}: unknown key {unknown[0]!r}")
-    kind = entry.get("kind")
-    if kind not in KINDS:
-        raise SourceError(f"{where}: kind is {printable(kind, 40)!r}; expected {', '.join(KINDS)}")
-    repo, path = entry.get("repo") or "", entry.get("path") or ""
+    return read_table(_Entry, entry, where, separator=": ", error=SourceError)
+
+
+def _source(name: str, entry: _Entry) -> Source:
+    where = f"source {printable(name)!r}"
+    repo, path, subfolder = entry.repo or "", entry.path or "", entry.subfolder or ""
     if bool(repo) == bool(path):
-        raise SourceError(f"{where}: give either a repo of the hub or a path of this project")
-    revision = entry.get("revision") or ""
+        raise SourceError(f"{where}: give either a repo of the hub or a path of a folder")
     if repo:
-        _check_repo(where, str(repo), revision)
-    files, config = entry.get("files") or {}, entry.get("config") or {}
-    if not isinstance(files, Mapping) or not files:
+        _check_repo(where, repo, entry.revision)
+    if not entry.files:
         raise SourceError(f"{where}: no files are pinned; run `remerge pin` to fill them in")
-    if not isinstance(config, Mapping):
-        raise SourceError(f"{where}: config is {printable(config, 40)!r}, no table of entries")
-    subfolder = str(entry.get("subfolder") or "")
-    for text in (str(path), subfolder):
-        if not text.isprintable() or ".." in text.split("/"):
-            raise SourceError(f"{where}: {printable(text, 80)!r} is no folder of a source")
+    if not path.isprintable():
+        raise SourceError(f"{where}: {printable(path, 80)!r} is no path of a folder")
+    if not subfolder.isprintable() or ".." in subfolder.split("/") or subfolder.startswith("/"):
+        raise SourceError(f"{where}: {printable(subfolder, 80)!r} is no folder of a source")
     try:
-        check_no_twins(map(str, files), where)
+        check_no_twins(entry.files, where)
     except CheckpointError as error:
         raise SourceError(str(error)) from None
     return Source(
         name=name,
-        kind=kind,
+        kind=entry.kind,
         files={
-            _file_name(file, kind, where): _pin(pin, f"{where}: {printable(file)!r}")
-            for file, pin in files.items()
+            _file_name(file, entry.kind, where): _pin(pin, f"{where}: {printable(file)!r}")
+            for file, pin in entry.files.items()
         },
-        repo=str(repo),
-        revision=str(revision),
-        path=str(path),
+        repo=repo,
+        revision=entry.revision or "",
+        path=path,
         subfolder=subfolder,
-        licence=str(entry.get("licence") or ""),
-        config=dict(config),
+        licence=entry.licence or "",
+        config=dict(entry.config or {}),
     )
 
 
@@ -188,23 +202,21 @@ def _check_repo(where: str, repo: str, revision: Any) -> None:
         )
 
 
-def _file_name(name: object, kind: str, where: str) -> str:
+def _file_name(name: str, kind: str, where: str) -> str:
     """Models and adapters have plain names; files of a dataset may lie in folders."""
-    parts = str(name).split("/") if kind == "dataset" else [name]
+    parts = name.split("/") if kind == "dataset" else [name]
     try:
         return "/".join(check_file_name(part, where) for part in parts)
     except CheckpointError as error:
         raise SourceError(str(error)) from None
 
 
-def _pin(pin: Any, where: str) -> PinnedFile:
-    digest = pin.get("sha256") if isinstance(pin, Mapping) else None
-    size = pin.get("size") if isinstance(pin, Mapping) else None
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+def _pin(pin: _Pin | None, where: str) -> PinnedFile:
+    if pin is None or pin.sha256 is None or not _DIGEST.fullmatch(pin.sha256):
         raise SourceError(f"{where}: has no sha256 of 64 hexadecimal digits; run `remerge pin`")
-    if type(size) is not int or size < 0:
+    if pin.size is None:
         raise SourceError(f"{where}: has no size in bytes; run `remerge pin`")
-    return PinnedFile(digest, size)
+    return PinnedFile(pin.sha256, pin.size)
 
 
 def verify_file(path: Path, pin: PinnedFile, where: str) -> None:
@@ -218,7 +230,7 @@ def verify_file(path: Path, pin: PinnedFile, where: str) -> None:
 
 
 def local_files(source: Source, root: Path) -> dict[str, Path]:
-    """The files of a source that is a folder under `root`, each verified."""
+    """The files of a source that is a folder, each verified; a relative path is below `root`."""
     found = local_paths(source, root)
     for name, path in found.items():
         verify_file(path, source.files[name], f"source {source.name!r}")
@@ -226,21 +238,40 @@ def local_files(source: Source, root: Path) -> dict[str, Path]:
 
 
 def local_paths(source: Source, root: Path) -> dict[str, Path]:
-    """The files of a source that is a folder under `root`, none of them verified as yet.
+    """The files of a source that is a folder, none of them verified as yet.
 
     SourceError for a missing file, or a link that leads out of the folder.
     """
     where = f"source {source.name!r}"
-    root = root.resolve()
-    folder = (root / source.path / source.subfolder).resolve()
-    if not folder.is_relative_to(root):
-        raise SourceError(f"{where}: path {printable(source.path)!r} leads out of the project")
+    folder = local_folder(source.path, root) / source.subfolder
     found = {}
     for name in source.files:
         path = folder / name
         if not path.exists():
             raise SourceError(f"{where}: {path} is missing")
-        if not path.resolve().is_relative_to(folder):
+        if not stays_within(path, folder):
             raise SourceError(f"{where}: {path} is a link out of its folder; refused")
         found[name] = path
     return found
+
+
+def local_folder(path: str, root: Path) -> Path:
+    """The folder that a source names: below `root`, absolute, or from the home folder (`~/…`)."""
+    try:
+        return (root / Path(path).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SourceError(f"path {printable(path, 80)!r}: {printable(error)}") from None
+
+
+def stays_within(path: Path, folder: Path) -> bool:
+    """Whether a file, followed through links, lies in its folder, or where the hub's cache has it.
+
+    A snapshot of the hub's cache is a folder of links to `blobs` beside `snapshots`.
+    """
+    real, folder = path.resolve(), folder.resolve()
+    if real.is_relative_to(folder):
+        return True
+    return any(
+        above.parent.name == "snapshots" and real.parent == above.parent.parent / "blobs"
+        for above in (folder, *folder.parents)
+    )

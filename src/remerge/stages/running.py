@@ -17,6 +17,7 @@ from typing import Any
 # First of all: settings under which the compiler does not load are a line.
 import remerge.kernels  # noqa: F401
 from remerge.errors import line_of
+from remerge.lock_copy import keep_copy
 from remerge.recipes.schema import Execution
 
 #: Work in progress: outside of every stage's outputs, so that DVC never deletes it.
@@ -28,6 +29,7 @@ def run(stage: Callable[..., Any], *arguments: str) -> None:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        keep_copy(Path())
         stage(*arguments)
     except KeyboardInterrupt:
         sys.exit("interrupted; finished shards are kept, run it again to go on")

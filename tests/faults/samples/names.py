@@ -10,9 +10,10 @@ from tests.faults.samples import Write, sample
 PIN = {"sha256": "0" * 64, "size": 1}
 
 
-def _names(name: str, what: str, *files: str, folder: str = "p") -> Write:
+def _names(name: str, what: str, *files: str, folder: str = "p", below: str = "") -> Write:
     def write(path: Path) -> None:
-        entry = {"kind": "model", "path": folder, "files": dict.fromkeys(files, PIN)}
+        pins = dict.fromkeys(files, PIN)
+        entry = {"kind": "model", "path": folder, "subfolder": below, "files": pins}
         path.write_text(json.dumps({"sources": {"s": entry}}))
 
     write.__name__, write.__doc__ = name, f"Names {what}."
@@ -38,6 +39,6 @@ for _name, _what, _file in (
     _names(_name, _what, _file)
 _names("case_twins", "two files that are one where case does not count", "Model.bin", "model.bin")
 _names("unicode_twins", "two files that are one where Unicode is normalised", "\u00e9", "e\u0301")
-_names("folder_outside", "a folder outside of the project", "a", folder="../elsewhere")
-_names("folder_back", "a folder that leads out by a detour", "a", folder="a/../../b")
+_names("folder_outside", "a subfolder outside of the source", "a", below="../elsewhere")
+_names("folder_back", "a subfolder that leads out by a detour", "a", below="a/../../b")
 _names("folder_nul", "a folder with a NUL", "a", folder="a\0b")
