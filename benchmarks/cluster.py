@@ -117,6 +117,7 @@ def make_sparse(folder: Path) -> int:
         with (folder / shard.file).open("wb") as file:
             file.write(shard.header)
             file.truncate(shard.nbytes)
+    (folder / "config.json").write_text('{"model_type": "llama", "tie_word_embeddings": false}')
     (folder / "model.safetensors.index.json").write_text(json.dumps(index_of(shards)))
     return len(shards)
 

@@ -38,7 +38,7 @@ import sys
 sys.modules["ray"] = None
 from remerge.errors import ToolError
 from remerge.recipes.schema import Execution
-from stages.running import execution
+from remerge.stages.running import execution
 try:
     execution(Execution(backend="ray"))
 except ToolError as error:
@@ -56,7 +56,7 @@ def test_local_execution_imports_nothing_of_ray(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from remerge.recipes.schema import Execution
-from stages.running import execution
+from remerge.stages.running import execution
 from tests.faults.made import family, merge
 assert execution(Execution(backend="local", downloads=2)) == {{}}
 base, donors = family(Path({str(tmp_path)!r}))

@@ -15,7 +15,7 @@ SUITE_FILE = Path(__file__).parents[2] / "conf" / "eval" / "open_llm_leaderboard
 
 def leaderboard_params() -> dict[str, Any]:
     """The suite as committed."""
-    values: dict[str, Any] = yaml.safe_load(SUITE_FILE.read_text())["eval"]
+    values: dict[str, Any] = yaml.safe_load(SUITE_FILE.read_text())
     return values
 
 

@@ -79,8 +79,8 @@ def test_no_composition_reads_the_machine(
         composed([], conf)
     (conf / "ties" / "linked.yaml").unlink()
     config = conf / "config.yaml"
-    config.write_text(config.read_text().replace("checked: ${checked:}", "checked: true"))
-    with pytest.raises(RecipeError, match="checked"):
+    config.write_text(config.read_text().replace("composed: ${derived:composed}", "composed: {}"))
+    with pytest.raises(RecipeError, match="composed"):
         composed([], conf)
     captured = capfd.readouterr()
     assert SECRET not in captured.out + captured.err

@@ -28,6 +28,7 @@ from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.proof.lineage import graph, read_lineage, read_materials
 from remerge.proof.provenance import write_provenance
+from remerge.recipes.described import described, pins_of
 from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.proof.models import llama, save
@@ -254,7 +255,7 @@ def test_the_report_is_made_again_when_anything_it_states_changes() -> None:
         return value
 
     deps = {Path(resolved(dep) if dep.startswith("$") else dep) for dep in stage["deps"]}
-    for name in read_materials(ROOT, params):
+    for name in read_materials(ROOT, described(params, pins_of(params, ROOT / "conf" / "pins"))):
         assert deps & {Path(name), *Path(name).parents}, name
     assert {"recipe", "ties", "gradient", "quantize", "eval"} <= set(stage["params"])
 

@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from remerge.architectures.heads import Head, head_of, is_tied
-from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes
+from remerge.tensors.checkpoint import Checkpoint, config_of
 from remerge.tensors.compatibility import Note
 from remerge.tensors.safetensors import TensorInfo
 
@@ -107,8 +105,12 @@ def _is_copy(model: Checkpoint, head: Head) -> bool:
 
 
 def _equal(one: TensorInfo, two: TensorInfo) -> bool:
-    first, second = raw_bytes(one), raw_bytes(two)
-    return all(
-        np.array_equal(first[at : at + _CHUNK], second[at : at + _CHUNK])
-        for at in range(0, first.size, _CHUNK)
-    )
+    # Read, not mapped: pages of a mapping count as memory of this process.
+    with one.path.open("rb") as first, two.path.open("rb") as second:
+        first.seek(one.offset)
+        second.seek(two.offset)
+        for at in range(0, one.nbytes, _CHUNK):
+            count = min(_CHUNK, one.nbytes - at)
+            if first.read(count) != second.read(count):
+                return False
+    return True

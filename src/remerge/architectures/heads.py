@@ -147,7 +147,7 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
         flag = described.get(FLAG) if isinstance(described, Mapping) else None
         if isinstance(flag, bool):
             return flag
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     if model_type in _TIED_BY_DEFAULT:
         return True
     return False if model_type in _UNTIED_BY_DEFAULT else None

@@ -84,9 +84,11 @@ def compose(overrides: list[str], conf: Path | None = None) -> str:
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "remerge.stages.compose", "--print", *overrides]
+    # With -P a `hydra.py` that lies here is not imported: this may be a downloaded folder.
+    command = [sys.executable, "-P", "-m", "remerge.stages.compose", "--print"]
     if conf is not None:
         command += ["--conf", str(conf)]
+    command += ["--", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]

@@ -35,6 +35,7 @@ class TablePlan:
     rows: Mapping[str, Row]
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...] = ()
+    unties: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """What is merged, for manifest and resume key: no paths, no machine."""

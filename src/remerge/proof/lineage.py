@@ -114,6 +114,8 @@ def digest_files(folder: Path, threads: int | None = None) -> dict[str, str]:
 
 
 #: What is installed. `dvc.yaml`, on which DVC lets no stage depend, is left to the commit.
+#: Suffixes of code: modules, and templates of the report.
+_CODE = (".py", ".j2", ".css")
 _LOCKS = ("requirements/run.txt", "requirements/torch.txt", "requirements/torch-cpu.txt")
 
 
@@ -133,7 +135,7 @@ def read_materials(root: Path | str, params: Mapping[str, Any]) -> dict[str, str
         if entry.get(key)
     }
     paths = {Path(name) for name in _LOCKS}
-    paths |= {path.relative_to(root) for path in (root / "src").rglob("*.py")}
+    paths |= {path.relative_to(root) for path in (root / "src").rglob("*") if path.suffix in _CODE}
     for name in read:
         inside = [path.relative_to(root) for path in (root / name).rglob("*") if path.is_file()]
         data = inside if (root / name).is_dir() else [name]

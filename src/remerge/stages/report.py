@@ -15,10 +15,9 @@ from remerge.proof.provenance import write_provenance
 from remerge.recipes.described import described, pins_of
 from remerge.report.card import LICENCES_NAME, card, licences
 from remerge.report.collect import collect, metrics
-from remerge.report.commands import overrides_of
 from remerge.report.page import page
 from remerge.report.plots import plots
-from remerge.stages.compose import composed
+from remerge.stages.composed import KEY
 from remerge.stages.params import read_params
 from remerge.stages.running import run
 from remerge.tensors.json_files import write_json
@@ -42,14 +41,14 @@ def report() -> None:
     write_provenance(read_lineage(Path(), params, materials=read_materials(Path(), params)), folder)
 
 
-def overrides(params: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Overrides of `conf/` that compose to `params`."""
-    options = {
-        group.name: sorted(path.stem for path in group.glob("*.yaml"))
-        for group in CONF.iterdir()
-        if group.is_dir()
-    }
-    return overrides_of(params, lambda wanted: yaml.safe_load(composed(wanted)), options)
+def overrides(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to type after `-S` to compose `params` again, the recipe first."""
+    given = [str(override) for override in params[KEY]["overrides"]]
+    if any(override.startswith("recipe=") for override in given):
+        return tuple(given)
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    chosen = next(entry["recipe"] for entry in defaults if "recipe" in entry)
+    return (f"recipe={chosen}", *given)
 
 
 if __name__ == "__main__":
