@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from remerge.recipes.described import described, pins_of
 from remerge.report.build import Build
 from remerge.report.card import card, metadata
 from remerge.report.origins import shown
@@ -101,7 +102,8 @@ def test_the_recipe_of_stheno_is_told_with_its_gaps(
     small_build: Build, overrides: list[str], tmp_path: Path
 ) -> None:
     conf = unpinned_conf(tmp_path)
-    params = yaml.safe_load(composed(["recipe=stheno_l2_13b", *overrides], conf))
+    plain = yaml.safe_load(composed(["recipe=stheno_l2_13b", *overrides], conf))
+    params = described(plain, pins_of(plain, conf / "pins"))
     sections = {key: params[key] for key in ("recipe", "ties", "gradient")}
     build = replace(small_build, **sections, scored=())
     text = card(build)
