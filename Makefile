@@ -65,13 +65,10 @@ pull-models: setup ## take what push-models sent
 train: setup ## train the embedded family again (the committed weights are what repro uses)
 	python -m embedded.train
 
-.PHONY: params code readme
+.PHONY: params readme
 
 params: setup ## compose params.yaml from conf/
-	python -m stages.compose
-
-code: setup ## write the lists of code in dvc.yaml anew, after an import changed
-	python tests/pipeline/closure.py
+	python -m remerge.stages.compose
 
 readme: setup ## fill the picture and the tables of README.md from what was built
 	python docs/readme.py

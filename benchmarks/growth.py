@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment
+
 from benchmarks.inputs import SIZES, make_models
 from benchmarks.measure import Cost
 from benchmarks.merge import Job, measure_job, own_command, weights_of
-from remerge.report.markup import coordinate, element, join
+from remerge.report.numbers import coordinate
 
 #: Donors while the size varies, and the size while the donors vary.
 USUAL_DONORS, USUAL_SIZE = 3, "0.25B"
@@ -79,27 +81,15 @@ def plot(points: Sequence[Point]) -> str:
         for cost, fill, stroke in ((p.floor, "none", "#888"), (p.merge, "#2a78d6", "#2a78d6")):
             x, y = place(p.moved, cost.wall)
             words = f"{p.size}, {p.donors} donors: {cost.wall:.2f} s"
-            marks.append(
-                element("circle", element("title", words), cx=x, cy=y, r=4.5,
-                        fill=fill, stroke=stroke)
-            )  # fmt: skip
-    axes, (low_x, _) = [], place(0, 0)
+            marks.append({"x": x, "y": y, "fill": fill, "stroke": stroke, "words": words})
+    axes = []
     for step in range(5):
         x, y = place(far_x * step / 4, far_y * step / 4)
-        axes += [
-            element("text", f"{far_x * step / 4e9:.1f}", x=x, y=height - 20, text_anchor="middle"),
-            element("text", f"{far_y * step / 4:.1f}", x=left - 8, y=y, text_anchor="end"),
-            element("line", x1=low_x, x2=coordinate(width - 16), y1=y, y2=y, stroke="#8884"),
-        ]
-    words = [
-        element("text", "GB read and written", x=width - 16, y=height - 4, text_anchor="end"),
-        element("text", "seconds: dots remerge, rings the floor", x=4, y=12),
-    ]
-    svg = element(
-        "svg", join(*axes, *marks, *words), xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width} {height}", font_family="sans-serif", font_size=12, fill="#777",
-    )  # fmt: skip
-    return f"{svg}\n"
+        gigabytes, seconds = f"{far_x * step / 4e9:.1f}", f"{far_y * step / 4:.1f}"
+        axes.append({"x": x, "y": y, "gigabytes": gigabytes, "seconds": seconds})
+    environment = Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string(Path(__file__).with_suffix(".svg.j2").read_text())
+    return template.render(axes=axes, marks=marks, width=width, height=height, left=left)
 
 
 def main() -> None:

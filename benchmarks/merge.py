@@ -6,6 +6,7 @@ r"""Merges of made-up Llamas beside the machine's limit and beside other tools.
 For every method the contenders take turns, `--repeat` rounds of them, and the medians are printed:
 a machine that others use is slow now and fast then, but a turn's neighbours share its weather. The
 first contender is always the floor: read all inputs with `cat`, write one model with `dd`, fsync.
+The second is the parallel floor: every core reads and writes its share of the files.
 mergekit wants an environment of its own: `python -m venv DIR; DIR/bin/pip install mergekit==0.1.5`.
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from benchmarks.inputs import SIZES, Size, make_adapter, make_models
 from benchmarks.measure import Cost, run
+from benchmarks.methods import METHODS, models_of, needs_base
 
 RANKS = (16, 64)
 
@@ -50,6 +52,14 @@ def floor_command(inputs: Sequence[Path], model: Path, copy: Path) -> list[str]:
     return ["sh", "-c", f"cat {every} > /dev/null && cat {one} | {write}"]
 
 
+def parallel_floor_command(inputs: Sequence[Path], model: Path, copy: Path) -> list[str]:
+    """Read everything and write one model, with every core at both."""
+    every = [str(file) for folder in inputs for file in weights_of(folder)]
+    one = [str(file) for file in weights_of(model)]
+    program = [sys.executable, "-m", "benchmarks.parallel_floor", str(copy), "--read", *every]
+    return [*program, "--write", *one]
+
+
 def own_command(method: str, out: Path, inputs: Sequence[Path]) -> list[str]:
     """This library, in a process of its own."""
     return [sys.executable, "-m", "benchmarks.ours", method, str(out), *map(str, inputs)]
@@ -58,11 +68,18 @@ def own_command(method: str, out: Path, inputs: Sequence[Path]) -> list[str]:
 def mergekit_command(
     program: str, work: Path, method: str, out: Path, inputs: Sequence[Path]
 ) -> list[str]:
-    """TIES or linear by mergekit, of the same models with the same densities."""
+    """The same merge by mergekit: the same models, with the same parameters."""
     base, *donors = inputs
-    if method == "ties":
+    if method in METHODS:
+        name, parameters = METHODS[method]
+        config: dict[str, object] = {"merge_method": name, "parameters": parameters}
+        has_base = needs_base(name)
+        config["models"] = [{"model": str(m)} for m in (donors if has_base else inputs)]
+        if has_base:
+            config["base_model"] = str(base)
+    elif method == "ties":
         models = [{"model": str(d), "parameters": {"density": 0.33, "weight": 1.0}} for d in donors]
-        config: dict[str, object] = {"models": models, "merge_method": "ties"}
+        config = {"models": models, "merge_method": "ties"}
         config |= {"base_model": str(base), "parameters": {"normalize": True}}
     else:
         models = [{"model": str(m), "parameters": {"weight": 0.5}} for m in inputs]
@@ -89,10 +106,12 @@ def jobs(options: argparse.Namespace, work: Path, size: Size) -> list[Job]:
                 found.append(Job(f"bake, r = {rank}", pair, base, commands))
             continue
         inputs = (base, *donors) if method == "ties" else (base, donors[0])
+        if method in METHODS:
+            inputs = (base, *donors)[: models_of(METHODS[method][0], options.donors)]
         commands = {"remerge": own_command(method, out, inputs)}
         if options.mergekit:
             commands["mergekit"] = mergekit_command(options.mergekit, work, method, out, inputs)
-        name = f"TIES, {len(donors)} donors" if method == "ties" else "gradient"
+        name = f"TIES, {len(donors)} donors" if method == "ties" else method
         found.append(Job(name, inputs, base, commands))
     return found
 
@@ -100,7 +119,11 @@ def jobs(options: argparse.Namespace, work: Path, size: Size) -> list[Job]:
 def measure_job(job: Job, work: Path, repeat: int, once: Sequence[str]) -> dict[str, Cost]:
     """Medians of each contender, the floor first; those in `once` have one turn."""
     out, copy = work / "out", work / "copy"
-    commands = {"floor": floor_command(job.inputs, job.output_like, copy), **job.commands}
+    commands = {
+        "floor": floor_command(job.inputs, job.output_like, copy),
+        "parallel floor": parallel_floor_command(job.inputs, job.output_like, copy),
+        **job.commands,
+    }
     turns: dict[str, list[Cost]] = {name: [] for name in commands}
     for turn in range(repeat):
         for name, command in commands.items():
@@ -130,7 +153,9 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="0.94B")
     parser.add_argument("--donors", type=int, default=3, help="donors of the TIES merge")
     parser.add_argument("--work", type=Path, required=True, help="folder for models and outputs")
-    parser.add_argument("--methods", nargs="+", default=["ties", "gradient", "bake"])
+    parser.add_argument(
+        "--method", "--methods", dest="methods", nargs="+", default=["ties", "gradient", "bake"]
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--mergekit", help="path of mergekit-yaml; left out where not given")
     parser.add_argument("--peft", action="store_true", help="peft as a contender of the bakes")
@@ -140,8 +165,9 @@ def main() -> None:
     size = SIZES[options.size]
     work = options.work.resolve() / options.size
     work.mkdir(parents=True, exist_ok=True)
-    print("| merge | contender | wall s | × floor | GB/s | CPU s | anonymous MB | mapped MB |")
-    print("| --- | --- | --: | --: | --: | --: | --: | --: |")
+    titles = ("wall s", "× floor", "× parallel", "GB/s", "CPU s", "anonymous MB", "mapped MB")
+    print(f"| merge | contender | {' | '.join(titles)} |")
+    print("| --- | --- | --: | --: | --: | --: | --: | --: | --: |")
     for job in jobs(options, work, size):
         moved = sum(f.stat().st_size for folder in job.inputs for f in weights_of(folder))
         moved += sum(f.stat().st_size for f in weights_of(job.output_like))
@@ -150,6 +176,7 @@ def main() -> None:
             numbers = [
                 f"{cost.wall:.2f}",
                 f"{cost.wall / costs['floor'].wall:.2f}",
+                f"{cost.wall / costs['parallel floor'].wall:.2f}",
                 f"{moved / cost.wall / 1e9:.2f}",
                 f"{cost.processor:.2f}",
                 f"{cost.anonymous / 1e6:.0f}",

@@ -29,7 +29,7 @@ def row(name: str, seconds: float, note: str = "") -> None:
 
 def start_of(stage: str) -> float:
     """Seconds from nothing to a stage that has loaded its code, kernels compiled before."""
-    command = [sys.executable, "-c", f"import stages.{stage}"]
+    command = [sys.executable, "-c", f"import remerge.stages.{stage}"]
     run(command)
     return min(run(command).wall for _ in range(3))
 

@@ -63,6 +63,8 @@ def tokenizer(rows: int) -> bytes:
     pieces = []
     for token in range(rows):
         text, kind = kinds.get(token, (f"piece{token}", 1))
+        if token >= rows - 256:
+            text, kind = f"<0x{token - rows + 256:02X}>", 6
         pieces.append(message(1, message(1, text.encode()) + varint(3 << 3) + varint(kind)))
     return b"".join(pieces) + message(2, varint(3 << 3) + varint(2))
 
@@ -72,6 +74,9 @@ def make_model(work: Path, size: Size) -> Path:
     model, _ = make_models(work, size, donors=0)
     config = json.loads((model / "config.json").read_text())
     (model / "tokenizer.model").write_bytes(tokenizer(config["vocab_size"]))
+    # Legacy GGML can hold only a tokenizer that adds BOS and a first space.
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
     return model
 
 

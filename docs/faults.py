@@ -20,9 +20,12 @@ _GROUPS = (
     (32, "Wrong models"),
     (37, "Hostile parameters"),
     (41, "Load"),
+    (50, "Forged models"),
+    (60, "Recipes from others"),
+    (70, "Readers"),
 )
 _HEAD = """\
-# Forty ways to fail and four loads, each tried
+# Ways to fail and loads, each tried
 
 Made from the tests by `python docs/faults.py`; a test compares. Every row is a test of the name in
 its last column: `pytest tests/faults`, where the ones that take long are run by `make test-full`.

@@ -18,19 +18,20 @@ from typing import Any
 
 import yaml
 
+from remerge.adapters.peft_files import adapter_from_header, check_adapter_config
 from remerge.errors import RemergeError
+from remerge.pins.recipe_text import read_entries
+from remerge.quantize.ggml.header import read_ggml_header
+from remerge.quantize.gguf.header import read_gguf_header
 from remerge.shards.layout import header_bytes, plan_shards
 from remerge.sources.pinned import parse_sources
-from remerge.sources.recipe_text import read_entries
 from remerge.sources.remote import _local_header, _records
-from remerge.tensors.adapter import adapter_from_header, check_adapter_config
+from remerge.stages.params import check_params
 from remerge.tensors.checkpoint import read_index
-from remerge.tensors.ggml_header import read_ggml_header
-from remerge.tensors.gguf_header import read_gguf_header
+from remerge.tensors.json_files import parse_json_object
 from remerge.tensors.pickles import open_pickle
-from remerge.tensors.safetensors import TensorInfo, parse_header, parse_json_object
-from remerge.tensors.tokenizer import parse_sentencepiece, token_ids_of
-from stages.params import check_params
+from remerge.tensors.safetensors import TensorInfo, parse_header
+from remerge.vocabulary.tokenizer import parse_sentencepiece, token_ids_of
 
 Target = Callable[[bytes], None]
 WHERE = Path("fuzzed")

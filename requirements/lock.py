@@ -1,7 +1,7 @@
 """Write the lock files of this folder from pyproject.toml; run by `make lock`.
 
     dev.txt    every dependency with every extra, resolved together
-    run.txt    what `make repro` needs: a part of dev.txt, same versions
+    run.txt    what `make repro` needs, the extra `pipeline`: a part of dev.txt, same versions
     torch.txt  torch as PyPI has it, with the CUDA libraries its Linux builds need
     pip.txt    what installs the others: pip and the backend that builds source packages
 
@@ -51,7 +51,7 @@ def main() -> None:
     no_cuda = ("--config-file", str(HERE / "uv.toml"))
     dev_versions = ("--constraints", str(HERE / "dev.txt"))
     compile_lock("dev.txt", "pyproject.toml", "--all-extras", *no_cuda)
-    compile_lock("run.txt", "pyproject.toml", *dev_versions, *no_cuda)
+    compile_lock("run.txt", "pyproject.toml", "--extra", "pipeline", *dev_versions, *no_cuda)
     dev, run = entries("dev.txt"), entries("run.txt")
     pin = next(requirement for requirement in run if requirement.startswith("torch=="))
     compile_lock("torch.txt", "-", *dev_versions, stdin=pin + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-from remerge.evaluate.offline import SWITCHES
+from remerge.runtimes.offline import SWITCHES
 
 # A deadline for each example would make a busy machine look like a defect.
 # The same examples in every run: `make test` finds today what it finds on every other machine.

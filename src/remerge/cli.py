@@ -7,11 +7,15 @@ does it and may return an exit status. It is imported when it is used.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from remerge.errors import RemergeError
+from remerge.errors import RemergeError, line_of, printable
+from remerge.extras import missing_extra
 
 #: verb → one line of help; the module has the verb's name, with `_` for `-`.
 VERBS: dict[str, str] = {
@@ -28,8 +32,8 @@ VERBS: dict[str, str] = {
     "verify": "rebuild this commit elsewhere in other surroundings, and compare every artefact",
     "sign": "sign a finished model, offline, with a key of your own",
     "verify-signature": "check that a model is, file by file, what somebody signed",
-    "check": "check folders against their manifests, byte by byte, and say how to repair them",
-    "repair": "put dvc.lock back after an interruption, or drop entries of other recipes",
+    "check": "check folders against their manifests, byte by byte",
+    "repair": "remove damaged outputs, or put dvc.lock back after an interruption",
     "release": "put the built model, its card and chosen formats into a folder to upload",
     "chat": "talk to a built model, in any of its formats",
 }
@@ -69,16 +73,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 module.arguments(subparser)
                 subparser.set_defaults(run=module.run)
         options = parser.parse_args(arguments)
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk shows here, or only once it is too late for a line
+        return int(status)
     except RemergeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error))
+    except ModuleNotFoundError as error:
+        refusal = missing_extra(error)
+        if refusal is None:
+            raise
+        return _failed(str(refusal))
     except BrokenPipeError:
-        return 1
+        return _failed("")
     except KeyboardInterrupt:
         kept = f"; {KEPT[chosen]}" if chosen in KEPT else ""
         print(f"interrupted{kept}", file=sys.stderr)
         return 130
+    except Exception as error:
+        line = line_of(error)
+        if line is None:
+            raise
+        return _failed(line)
+
+
+def _failed(line: str) -> int:
+    """Status 1 with one line of error; what cannot be written any more is dropped."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if line:
+            print(f"error: {printable(line, 2000)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        return 1
+    # Python writes what is left in the buffer once more while it ends, and fails again.
+    with contextlib.suppress(OSError, AttributeError), Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    return 1
 
 
 if __name__ == "__main__":

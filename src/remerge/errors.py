@@ -72,3 +72,28 @@ class ToolError(RemergeError):
 
 class SignatureError(RemergeError):
     """A signature, key or certificate cannot be used, or does not fit the model."""
+
+
+def line_of(error: Exception) -> str | None:
+    """The line for an error that an input or the machine causes and no reader expects.
+
+    Args:
+        error: What ended a command or stage.
+
+    Returns:
+        The line, or None for an error that is a fault of this program.
+    """
+    if isinstance(error, RemergeError):
+        return str(error)
+    if isinstance(error, OSError):
+        about = "" if error.filename is None else f"{error.filename}: "
+        return printable(f"{about}{error.strerror or type(error).__name__}", 2000)
+    if isinstance(error, (UnicodeDecodeError, UnicodeEncodeError)):
+        return f"a text or a name is not UTF-8 ({error.reason})"
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return "a path holds a null byte"
+    if isinstance(error, MemoryError):
+        return "out of memory or address space"
+    if isinstance(error, RecursionError):
+        return "an input is nested too deep to be genuine"
+    return None

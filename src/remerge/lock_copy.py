@@ -11,10 +11,9 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-import yaml
-
-from remerge.atomic import write_text
 from remerge.errors import ToolError
+from remerge.files import write_text
+from remerge.yaml_text import parse_yaml
 
 LOCK = Path("dvc.lock")
 #: In DVC's own folder of temporary files, which git ignores.
@@ -27,8 +26,8 @@ def stages_in(text: str) -> dict[str, object] | None:
     if not text.endswith("\n"):  # cut off within a line, which may still be YAML
         return None
     try:
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    except (yaml.YAMLError, ValueError, RecursionError):
+        content = parse_yaml(text.encode())
+    except ValueError:
         return None
     stages = content.get("stages") if isinstance(content, dict) else None
     whole = isinstance(stages, dict) and all(isinstance(entry, dict) for entry in stages.values())

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from remerge.formatting import duration
+
 #: Seconds between two lines where there is no terminal.
 INTERVAL_S = 30.0
 
@@ -50,7 +52,7 @@ class Bar:
         sys.stderr.write(
             f"{self._label}: {min(100, 100 * done // max(total, 1))} %, "
             f"{_amount(done, self._unit)} of {_amount(total, self._unit)}, "
-            f"{_amount(done / elapsed_s, self._unit)} a second, {_duration(left_s)} left\n"
+            f"{_amount(done / elapsed_s, self._unit)} a second, {duration(left_s)} left\n"
         )
         sys.stderr.flush()
 
@@ -80,11 +82,3 @@ def _amount(count: float, unit: str) -> str:
     if unit != "B":
         return f"{count:.0f}" if count >= 10 else f"{count:.1f}".removesuffix(".0")
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "an unknown time"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

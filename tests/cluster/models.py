@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from remerge.atomic import write_json
-from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
+from remerge.methods.ties import Donor, TiesPlan, TiesSettings, plan_ties
 from remerge.shards.layout import OutputTensor, Shard, index_of, plan_shards
 from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import open_checkpoint
+from remerge.tensors.json_files import write_json
 from remerge.tensors.safetensors import TensorInfo
 
 

@@ -18,7 +18,7 @@ import pytest
 from remerge.cluster import shard_maker
 from remerge.cluster.node import fingerprint, run_unit
 from remerge.errors import NumericError, ToolError
-from remerge.merge.ties import TiesPlan
+from remerge.methods.ties import TiesPlan
 from remerge.shards.units import TensorRecord, build_shards
 from tests.cluster.models import make_family, make_model, ties_of
 from tests.cluster.nodes import Cluster

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from remerge.quantize.blocks import units
-from stages import quantize as stage
+from remerge.stages import quantize as stage
 from tests.cluster.nodes import Cluster
 from tests.cluster.test_faults import files, wait_for
 from tests.quantize.conftest import save_llama

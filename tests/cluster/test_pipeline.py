@@ -42,11 +42,11 @@ def test_the_recipe_on_two_nodes_of_which_one_dies_in_ties_p1_leaves_the_same_lo
         forget(built, out)
     settings = [f"address={cluster.address}", "cpus=1", "memory=0"]
     overrides = ["execution=ray", *(f"execution.{setting}" for setting in settings)]
-    built.project.run(sys.executable, "-m", "stages.compose", *overrides)
+    built.project.run(sys.executable, "-m", "remerge.stages.compose", *overrides)
     killed: list[list[str]] = []
 
     def kill_a_node() -> None:
-        while not built.running("stages.ties_p1") and command.poll() is None:
+        while not built.running("remerge.stages.ties_p1") and command.poll() is None:
             time.sleep(0.02)
         while command.poll() is None and not killed:
             if done := [path.name for path in built.folder.glob("scratch/*/*.done.json")]:

@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from remerge.cli import main
+from remerge.errors import CheckpointError
+from remerge.methods.gradient import Gradient, plan_gradient
+from remerge.proof.check import check_folder
+from remerge.proof.digests import identify
+from remerge.proof.signing import sign, verify_signature
 from remerge.report import release
-
-ID = "a" * 64
+from remerge.shards.artefact import build, companions_of
+from remerge.tensors.checkpoint import open_checkpoint
+from tests.proof.models import flip_bit, llama, save, save_gguf
+from tests.sources.hub_server import HubServer
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The outputs of a pipeline, as far as a release looks at them."""
-    sums = []
-    for folder, files in {
-        "merged/final": ["model.safetensors", "config.json"],
-        "quantized/gguf_q4_0": ["model.gguf"],
-        "quantized/gguf_q8_0": ["model.gguf"],
-    }.items():
-        (tmp_path / folder).mkdir(parents=True)
-        for name in files:
-            (tmp_path / folder / name).write_text(f"{folder}/{name}")
-        entries = {name: {"size": len(f"{folder}/{name}")} for name in files}
-        manifest = {"model_id": ID, "files": entries}
-        (tmp_path / folder / "manifest.json").write_text(json.dumps(manifest))
-        sums += [f"{folder}/{name}" for name in [*files, "manifest.json"]]
+    """The outputs of a pipeline, as far as a release looks at them: a merge and two formats."""
+    first, second = (save(tmp_path / f"m{i}", llama(i)) for i in (1, 2))
+    plan = plan_gradient(
+        open_checkpoint(first),
+        open_checkpoint(second),
+        Gradient((0.0, 1.0), "tensors", "all", ""),
+        dtype="F16",
+        shard_bytes=10**9,
+    )
+    final = tmp_path / "merged/final"
+    final.parent.mkdir()
+    files = companions_of(first)
+    build(plan, final, companions=files, scratch=tmp_path / "scratch", threads=2)
+    for name in ("gguf_q4_0", "gguf_q8_0"):
+        folder = tmp_path / "quantized" / name
+        folder.mkdir(parents=True)
+        data = save_gguf(folder / "model.gguf", {"a": llama(1, "F32")["lm_head.weight"]})
+        digest = hashlib.sha256(data.read_bytes()).hexdigest()
+        entry = {"size": data.stat().st_size, "sha256": digest}
+        (folder / "manifest.json").write_text(json.dumps({"files": {"model.gguf": entry}}))
+    places = [p for top in ("merged", "quantized") for p in (tmp_path / top).rglob("*")]
+    sums = sorted(str(p.relative_to(tmp_path)) for p in places if p.is_file())
     report = tmp_path / "report"
     report.mkdir()
     for name in ("README.md", "LICENSE.md", "provenance.json", "bom.cdx.json"):
-        (report / name).write_text(f"{name} of {ID}")
+        (report / name).write_text(f"{name} of {identify(final).model_id}")
     made = subprocess.run(
         ["sha256sum", *sums], cwd=tmp_path, check=True, capture_output=True, text=True
     )
@@ -61,7 +80,13 @@ def test_the_card_lies_beside_the_model_and_nothing_is_copied(project: Path) -> 
         (lambda: Path("upload").mkdir(), "is there already"),
         (lambda: Path("report/README.md").write_text("of another"), "card of another model"),
         (lambda: Path("report/LICENSE.md").unlink(), "report/LICENSE.md: is not there"),
-        (lambda: Path("merged/final/model.safetensors").write_text("cut"), "incomplete"),
+        (lambda: Path("merged/final/model.safetensors").write_text("cut"), "has 3 bytes"),
+        (lambda: flip_bit(Path("merged/final/model.safetensors"), 9000), "has changed"),
+        (lambda: Path("merged/final/secret.txt").write_text("x"), "is not listed"),
+        (lambda: Path("merged/final/secret").symlink_to("/etc/hostname"), "is a link"),
+        (lambda: Path("merged/final/a").symlink_to("/etc"), "is a link"),
+        (lambda: os.mkfifo("merged/final/pipe"), "is a FIFO"),
+        (lambda: Path("report/SHA256SUMS").write_text(""), "does not list"),
         (lambda: Path("quantized/gguf_q8_0/manifest.json").unlink(), "is not built"),
     ],
 )
@@ -82,7 +107,7 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(
 def test_a_release_that_is_cut_off_leaves_no_folder(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(release.os, "link", full)
@@ -91,3 +116,45 @@ def test_a_release_that_is_cut_off_leaves_no_folder(
     assert "No space left on device" in capsys.readouterr().err
     assert not Path("upload").exists()
     assert not list(Path().glob(".upload*"))
+
+
+@pytest.mark.parametrize("way", ["local_dir", "snapshot"])
+def test_a_release_from_a_hub_verifies(
+    way: str, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from huggingface_hub import snapshot_download
+
+    assert main(["release", "upload", "--formats", "gguf_q4_0"]) == 0
+    keys = tmp_path_factory.mktemp("keys")
+    make = "ecparam -name prime256v1 -genkey -noout -out key.pem"
+    subprocess.run(["openssl", *make.split()], cwd=keys, check=True)
+    make = "ec -in key.pem -pubout -out key.pub"
+    subprocess.run(["openssl", *make.split()], cwd=keys, check=True, capture_output=True)
+    sign("upload", keys / "upload.sig", private_key=keys / "key.pem")
+    with HubServer() as hub:
+        files = {p.relative_to("upload").as_posix(): p for p in Path("upload").rglob("*")}
+        uploaded = {name: path for name, path in files.items() if path.is_file()}
+        hub.add("us/model", uploaded | {".gitattributes": b"*.gguf filter=lfs diff=lfs"})
+        options = {"local_dir": project / "got"} if way == "local_dir" else {}
+        got = Path(
+            snapshot_download(
+                "us/model", endpoint=hub.url, cache_dir=keys / "cache", token=False, **options
+            )
+        )
+    if way == "snapshot":  # links into the client's cache, which the message says how to copy
+        assert main(["check", str(got)]) == 1
+        subprocess.run(["cp", "-rL", str(got), "got"], check=True)
+        got = Path("got")
+    check = check_folder(got, expect=identify("merged/final").model_id)
+    assert check.as_expected, check.problems
+    assert ".gitattributes" in check.note and (".cache" in check.note) == (way == "local_dir")
+    verify_signature(got, keys / "upload.sig", public_key=keys / "key.pub")
+    program = str(Path(sys.executable).with_name("model_signing"))
+    command = [program, "verify", "key", got, "--signature", keys / "upload.sig", "--public_key"]
+    subprocess.run([*map(str, command), str(keys / "key.pub")], check=True, capture_output=True)
+    for name in ("README.md", "config.json", "SHA256SUMS", "gguf_q4_0/model.gguf"):
+        (got / name).chmod(0o644)
+        flip_bit(got / name, 5)
+        with suppress(CheckpointError):
+            assert check_folder(got).problems, name
+        flip_bit(got / name, 5)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from remerge.atomic import write_json
 from remerge.errors import CheckpointError, ToolError
 from remerge.evaluate import score, suite_from_params
+from remerge.tensors.json_files import write_json
 from tests.evaluate.leaderboard import leaderboard_on
 from tests.evaluate.reference import ReferenceLlama
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from remerge.chat.speakers import open_model
 from remerge.errors import RemergeError
-from remerge.evaluate.offline import SWITCHES, offline
 from remerge.evaluate.scoring import Model, score_many
 from remerge.evaluate.suite import suite_from_params
+from remerge.runtimes.chat import open_model
+from remerge.runtimes.offline import SWITCHES, offline
 
 
 def test_the_network_is_off_within_and_as_before_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_what_is_first_imported_within_is_online_after_unless_offline_was_asked_
 ) -> None:
     program = f"""
 import os
-from remerge.evaluate.offline import SWITCHES, offline
+from remerge.runtimes.offline import SWITCHES, offline
 with offline():
     import huggingface_hub.constants as constants
     assert constants.HF_HUB_OFFLINE is True

@@ -37,10 +37,11 @@ def test_subjects_count_alike_whatever_their_size() -> None:
 def test_the_average_is_taken_before_rounding() -> None:
     result = summarise(
         SUITE,
-        {"arc": 0.00014, "mmlu.law": 0.00014, "mmlu.logic": 0.00014},
+        {"arc": 0.00006, "mmlu.law": 0.00016, "mmlu.logic": 0.00016},
         {"arc": 1, "mmlu.law": 1, "mmlu.logic": 1},
     )
-    assert result["scores"] == {"arc": 0.0001, "mmlu": 0.0001}
+    assert result["scores"] == {"arc": 0.0001, "mmlu": 0.0002}
+    assert round((0.0001 + 0.0002) / 2, 4) == 0.0002
     assert result["average"] == 0.0001
 
 

@@ -77,7 +77,7 @@ def clone_built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     config.write_text(config.read_text().replace("quantize: none", "quantize: gguf_f16"))
     recipe = project.folder / "conf" / "recipe" / "quick.yaml"
     recipe.write_text(recipe.read_text().replace("shard_bytes: 1000000", "shard_bytes: 200000"))
-    project.run(sys.executable, "-m", "stages.compose")
+    project.run(sys.executable, "-m", "remerge.stages.compose")
     project.run("dvc", "repro")
     project.commit("built")
     return Built(project, project.read("dvc.lock"))

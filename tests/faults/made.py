@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
+from remerge.methods.ties import Donor, TiesPlan, TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.proof.models import llama, save

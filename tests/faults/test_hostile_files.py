@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from remerge.adapters.peft_files import read_adapter
 from remerge.errors import CheckpointError, RecipeError, RemergeError, SourceError
+from remerge.pins.recipe_text import read_entries
 from remerge.quantize import quantize
 from remerge.report.build import Build
 from remerge.report.card import card
 from remerge.report.page import page
 from remerge.shards.order import state_dict_order
 from remerge.sources.pinned import local_files, parse_source
-from remerge.sources.recipe_text import read_entries
-from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
 from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import read_header
@@ -239,7 +239,7 @@ def adapter(tmp_path: Path) -> Path:
 def test_an_adapter_that_cannot_be_meant_is_refused_by_module(
     tmp_path: Path, adapter: Path
 ) -> None:
-    from remerge.merge.bake import plan_bake
+    from remerge.adapters.bake import plan_bake
 
     base = open_checkpoint(model(tmp_path / "base", 0))
     good = read_adapter(adapter)

@@ -79,7 +79,7 @@ def published(built: Built, out: str) -> bool:
 def met_at_work(built: Built, stage: str, *command: str) -> subprocess.Popen[str]:
     """A build, at the moment in which the stage's work has begun to leave something."""
     started = built.start(*command)
-    built.wait_for(f"stages.{stage}", started)
+    built.wait_for(f"remerge.stages.{stage}", started)
     while not begun(built, stage) and started.poll() is None:
         time.sleep(0.0005)
     return started
@@ -191,7 +191,7 @@ def begun_anew(built: Built) -> subprocess.Popen[str]:
     """A build of the gradient merge, at the moment in which its stage's process appears."""
     shutil.rmtree(built.folder / "merged/final", ignore_errors=True)
     dvc = built.start("dvc", "repro", "-f", "-s", "gradient")
-    while not list(stage_below(dvc.pid, "stages.gradient")) and dvc.poll() is None:
+    while not list(stage_below(dvc.pid, "remerge.stages.gradient")) and dvc.poll() is None:
         time.sleep(0.0005)
     return dvc
 

@@ -14,8 +14,8 @@ import yaml
 
 from remerge.errors import RecipeError, RemergeError, printable
 from remerge.recipes.graph import read_graph
-from stages.compose import composed
-from stages.params import check_params, read_params
+from remerge.stages.compose import composed
+from remerge.stages.params import check_params, read_params
 from tests.faults.made import contents, family, left_behind, merge
 from tests.faults.rows import fault
 from tests.pipeline.closure import SRC
@@ -223,7 +223,8 @@ def test_a_secret_stands_in_no_message_manifest_or_lock(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from remerge.errors import RemergeError
-from remerge.sources.files import Delivery, open_files
+from remerge.sources.delivery import Delivery
+from remerge.sources.files import open_files
 from remerge.sources.hub import Patience
 from remerge.sources.pinned import parse_source
 entry = {{"kind": "model", "repo": "some/one", "revision": "0" * 40, "files": {pin!r}}}

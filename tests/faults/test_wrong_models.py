@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from remerge.adapters.bake import plan_bake
+from remerge.adapters.peft_files import read_adapter
 from remerge.errors import CheckpointError, NumericError
-from remerge.merge.bake import plan_bake
 from remerge.merge.donors import open_donor
-from remerge.merge.gradient import Gradient, plan_gradient
+from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.shards.artefact import build
 from remerge.sources.files import open_files
 from remerge.sources.pinned import parse_sources
 from remerge.sources.preflight import Descriptions, check_source
-from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint, read_f32
 from tests.faults.made import edit_json, family, left_behind, merge, model
 from tests.faults.rows import fault

@@ -7,15 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
+from remerge.adapters.bake_kernel import bake_rows
 from remerge.kernels.blocks import BAD_INPUT, DEFAULT_BLOCK, RawTensor, address, addresses, codes
-from remerge.kernels.gradient import blend_chunk
-from remerge.kernels.lora import bake_rows
-from remerge.kernels.ties import (
-    LANES,
-    is_observed_whole,
-    merge_chunk,
-)
-from remerge.kernels.trim import find_trims
+from remerge.methods.gradient_kernel import blend_chunk
+from remerge.methods.ties_kernel import LANES, is_observed_whole, merge_chunk
+from remerge.methods.trim import find_trims
 from tests.kernels.reference import CODES
 
 ITEM = {"F16": 2, "BF16": 2, "F32": 4}

@@ -167,7 +167,8 @@ def test_without_a_place_to_write_every_process_compiles(
 )  # fmt: skip
 @pytest.mark.parametrize(
     "command",
-    [["stages.ties_p1"], ["stages.fetch", "base"], ["stages.quantize_eval", "gguf_f16"],
+    [["remerge.stages.ties_p1"], ["remerge.stages.fetch", "base"],
+     ["remerge.stages.quantize_eval", "gguf_f16"],
      ["remerge.cli", "diff", "one", "two"]],
 )  # fmt: skip
 def test_settings_under_which_nothing_compiles_are_told_in_a_line(

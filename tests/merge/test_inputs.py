@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from remerge.adapters.bake import plan_bake
+from remerge.adapters.peft_files import read_adapter
 from remerge.errors import CheckpointError, NumericError, RecipeError
-from remerge.merge.bake import plan_bake
-from remerge.merge.gradient import Gradient, plan_gradient
-from remerge.merge.inputs import distinct_labels, input_identity
+from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.shards.artefact import build, resume_key
-from remerge.tensors.adapter import read_adapter
+from remerge.shards.inputs import distinct_labels, input_identity
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.merge.families import random_weights, write_model
 from tests.merge.test_plans import write_adapter

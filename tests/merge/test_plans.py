@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from remerge.adapters.bake import plan_bake
+from remerge.adapters.peft_files import read_adapter
 from remerge.errors import CheckpointError, NumericError, RecipeError
-from remerge.kernels.ties import SAMPLE_RUN
-from remerge.merge.bake import plan_bake
-from remerge.merge.gradient import Gradient, plan_gradient
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.gradient import Gradient, plan_gradient
+from remerge.methods.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.ties_kernel import SAMPLE_RUN
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.units import CHUNK
-from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint
 from tests.kernels import reference
 from tests.kernels.drivers import ties_kernel
@@ -117,7 +117,7 @@ def test_a_gradient_along_the_tensors(
 
 @pytest.mark.parametrize("count", range(1, 40))
 def test_ratios_along_the_tensors_are_linspaces(count: int) -> None:
-    from remerge.merge.gradient import blend_ratios
+    from remerge.methods.gradient import blend_ratios
 
     names = [f"t{i}" for i in range(count)]
     for values in ((0.0, 1.0), (1.0, 0.0), (0.1, 0.9, 0.3), (0.0, 0.5, 1.0, 1.0, 0.25)):
@@ -126,7 +126,7 @@ def test_ratios_along_the_tensors_are_linspaces(count: int) -> None:
 
 
 def test_ratios_along_the_layers_are_one_a_layer() -> None:
-    from remerge.merge.gradient import blend_ratios
+    from remerge.methods.gradient import blend_ratios
 
     names = ["embed.weight", *(f"model.layers.{i // 2}.w{i % 2}" for i in range(10)), "norm.weight"]
     ratios = blend_ratios(Gradient((0.2, 0.6, 1.0), along="layers"), names)
@@ -140,7 +140,7 @@ def test_ratios_along_the_layers_are_one_a_layer() -> None:
 def test_the_first_and_the_last_layer_have_the_first_and_the_last_value(
     values: tuple[float, ...],
 ) -> None:
-    from remerge.merge.gradient import blend_ratios
+    from remerge.methods.gradient import blend_ratios
 
     names = [f"model.layers.{i}.weight" for i in range(7)]
     ratios = blend_ratios(Gradient(values, along="layers"), names)

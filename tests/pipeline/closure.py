@@ -1,16 +1,12 @@
-"""Which of this project's files a module runs, read from its import statements.
-
-`python tests/pipeline/closure.py` writes the lists of code in `dvc.yaml` anew.
-"""
+"""Which of this project's files a module runs, read from its import statements."""
 
 from __future__ import annotations
 
 import ast
-import re
 from functools import cache
 from pathlib import Path
 
-from remerge.recipes.derive import CODE
+from remerge.code import ITEMS
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -58,64 +54,15 @@ def closure(module: str) -> set[str]:
     return {path.relative_to(SRC.parent).as_posix() for path in files}
 
 
-@cache
-def places() -> dict[str, dict[str, str]]:
-    """The folders of code that items of `quantize_eval` name, by kind or container."""
-    return {
-        name: {
-            place: f"src/remerge/{folder}"
-            for place, folder in zip(("own", "core", "blocks"), folders, strict=True)
-        }
-        for name, folders in CODE.items()
-    }
-
-
-def kind_of(own: str) -> str:
-    """`quantize` of `src/remerge/quantize/gguf`: the stage's module of that name runs the item."""
-    return Path(own).relative_to("src/remerge").parts[0]
+def kind_of(name: str) -> str:
+    """The module of the stage that runs the items of `name`: a kind, or a container of formats."""
+    return ITEMS[name][0].partition("/")[0]
 
 
 def item_closure(name: str) -> set[str]:
-    """What the items of one kind or container run: the stage, the kind's module, the own room."""
-    own = places()[name]["own"]
-    room = own.removeprefix("src/").replace("/", ".")
-    modules = [f"{room}.{path.stem}" for path in (SRC.parent / own).glob("*.py")]
-    modules += ["stages.quantize_eval", f"stages.{kind_of(own)}"]
+    """What the items of one kind or container run: the stage, the kind's module, its folder."""
+    own = ITEMS[name][0]
+    folder = f"remerge.{own.replace('/', '.')}"
+    modules = [f"{folder}.{path.stem}" for path in (SRC / "remerge" / own).glob("*.py")]
+    modules += ["remerge.stages.quantize_eval", f"remerge.stages.{kind_of(name)}"]
     return set().union(*(closure(module) for module in modules))
-
-
-def is_named_by_items(file: str) -> bool:
-    """Whether a file is one that an item names itself: in a room of its own, or its kind's."""
-    rooms = {folder for folders in places().values() for folder in folders.values()}
-    kinds = {kind_of(folders["own"]) for folders in places().values()}
-    return any(file.startswith(f"{room}/") for room in rooms) or file in {
-        f"src/stages/{kind}.py" for kind in kinds
-    }
-
-
-def code_of(stage: str) -> set[str]:
-    """The code that a stage of `dvc.yaml` has to name."""
-    if stage != "quantize_eval":
-        return closure(f"stages.{stage}")
-    shared = set().union(*(item_closure(name) for name in places()))
-    return {file for file in shared if not is_named_by_items(file)}
-
-
-def rewritten(text: str) -> str:
-    """The text of `dvc.yaml` with every stage's list of code replaced by what it runs."""
-    pieces = re.split(r"(?m)^  (\w+):\n", text)
-    for i in range(1, len(pieces), 2):
-        lines = pieces[i + 1].splitlines(keepends=True)
-        code = [n for n, line in enumerate(lines) if re.fullmatch(r" +- src/[^$]+\n", line)]
-        if code:
-            indent = lines[code[0]].partition("-")[0]
-            new = [f"{indent}- {file}\n" for file in sorted(code_of(pieces[i]))]
-            kept = [line for n, line in enumerate(lines) if n not in code]
-            kept[code[0] : code[0]] = new
-            pieces[i + 1] = "".join(kept)
-    return "".join(piece if n % 2 == 0 else f"  {piece}:\n" for n, piece in enumerate(pieces))
-
-
-if __name__ == "__main__":
-    path = SRC.parent / "dvc.yaml"
-    path.write_text(rewritten(path.read_text()))

@@ -107,6 +107,6 @@ def without_evaluation(project: Project) -> Project:
         text.replace("recipe: tiny", "recipe: quick").replace("quantize: default", "quantize: none")
     )
     (project.folder / "dvc.lock").unlink(missing_ok=True)
-    project.run(sys.executable, "-m", "stages.compose")
+    project.run(sys.executable, "-m", "remerge.stages.compose")
     project.commit("merge only")
     return project

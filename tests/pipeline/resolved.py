@@ -10,7 +10,7 @@ import yaml
 from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 
-from stages.compose import composed
+from remerge.stages.compose import composed
 from tests.pipeline.closure import SRC
 
 ROOT = SRC.parent

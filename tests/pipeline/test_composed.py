@@ -13,7 +13,7 @@ import yaml
 
 from remerge.errors import RecipeError
 from remerge.recipes.choice import parse_setting, read_choice, with_choice
-from stages.composed import record, require_composed
+from remerge.stages.composed import record, require_composed
 from tests.pipeline.project import ROOT, Project, clone, without_evaluation
 
 

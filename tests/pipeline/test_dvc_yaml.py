@@ -7,15 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.compose import composed
-from tests.pipeline.closure import (
-    SRC,
-    code_of,
-    is_named_by_items,
-    item_closure,
-    kind_of,
-    places,
-)
+from remerge import code
+from remerge.code import ITEMS
+from remerge.stages.compose import composed
+from tests.pipeline.closure import SRC, closure, item_closure, kind_of
 from tests.pipeline.resolved import Resolved, changed, new_repository, resolve
 
 ROOT = SRC.parent
@@ -39,25 +34,59 @@ def test_the_stages_are_the_six_of_the_recipe_and_the_report() -> None:
     ]
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "report"])
-def test_a_stage_depends_on_exactly_the_code_it_runs(stage: str) -> None:
-    assert code_deps(stage) == code_of(stage)
+def decisive(files: set[str]) -> set[str]:
+    """Paths in the package of those files that decide bytes."""
+    inside = {file.removeprefix("src/remerge/") for file in files}
+    return {file for file in inside if not code.is_neutral(file)}
+
+
+@pytest.mark.parametrize("stage", code.STAGES)
+def test_dvc_yaml_lists_what_the_table_of_code_says(stage: str) -> None:
+    assert code_deps(stage) == {f"src/remerge/{path}" for path in code.STAGES[stage]}
+    assert all((ROOT / dep).exists() for dep in code_deps(stage))
+
+
+@pytest.mark.parametrize("stage", [stage for stage in code.STAGES if stage != "quantize_eval"])
+def test_a_stage_imports_only_code_that_it_depends_on(stage: str) -> None:
+    imported = decisive(closure(f"remerge.stages.{stage}"))
+    assert {file for file in imported if not code.covers(code.STAGES[stage], file)} == set()
+
+
+@pytest.mark.parametrize("name", code.ITEMS)
+def test_an_item_imports_only_code_that_it_depends_on(name: str) -> None:
+    kind = f"stages/{kind_of(name)}.py"
+    listed = (*code.STAGES["quantize_eval"], *code.ITEMS[name], kind)
+    assert {f for f in decisive(item_closure(name)) if not code.covers(listed, f)} == set()
+
+
+MERGES = ("bake_loras", "ties_p1", "ties_p2", "gradient")
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("errors.py", ()),
+        ("progress.py", ()),
+        ("files.py", ()),
+        ("commands/plan.py", ()),
+        ("methods/ties.py", ("ties_p1", "ties_p2")),
+        ("methods/ties_kernel.py", ("ties_p1", "ties_p2")),
+        ("methods/gradient.py", ("gradient",)),
+        ("adapters/bake.py", ("bake_loras",)),
+        ("kernels/blocks.py", (*MERGES, "quantize_eval")),
+        ("evaluate/run.py", ()),
+        ("sources/download.py", ("fetch",)),
+    ],
+)
+def test_a_change_runs_the_stages_that_it_concerns(file: str, stages: tuple[str, ...]) -> None:
+    assert (ROOT / "src/remerge" / file).is_file()
+    listed = {s for s in code.STAGES if code.covers(code.STAGES[s], file)}
+    assert listed == set(stages)
 
 
 def test_the_report_states_the_digest_of_all_code_and_depends_on_it() -> None:
     assert "src" in STAGES["report"]["deps"]
     assert not code_deps("report")
-
-
-@pytest.mark.parametrize("name", places())
-def test_an_item_names_exactly_the_rooms_it_runs(name: str) -> None:
-    folders = set(places()[name].values())
-    named = {
-        path.relative_to(ROOT).as_posix() for folder in folders for path in ROOT.glob(f"{folder}/*")
-    }
-    named = {file for file in named if file.endswith(".py")}
-    named.add(f"src/stages/{kind_of(places()[name]['own'])}.py")
-    assert {file for file in item_closure(name) if is_named_by_items(file)} == named
 
 
 def test_evaluation_code_is_no_dependency_of_any_merge() -> None:
@@ -120,7 +149,7 @@ def test_the_code_of_one_container_is_no_dependency_of_another(
     as_committed: dict[str, Resolved],
 ) -> None:
     for container in ("gguf", "ggml", "gptq", "evaluate"):
-        own = places()[container]["own"]
+        own = f"src/remerge/{ITEMS[container][0]}"
         start = "score" if container == "evaluate" else container
         users = {name for name, stage in as_committed.items() if own in stage.deps}
         items = {name for name in as_committed if name.startswith(f"quantize_eval@{start}")}

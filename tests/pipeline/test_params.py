@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remerge.errors import RecipeError
-from stages.compose import composed
-from stages.params import check_params
+from remerge.stages.compose import composed
+from remerge.stages.params import check_params
 from tests.pipeline.closure import SRC
 
 CONF = SRC.parent / "conf"

@@ -19,16 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
+from remerge.adapters.bake import plan_bake
+from remerge.adapters.peft_files import read_adapter
 from remerge.kernels.distance import RESULTS, compare_16, compare_32
-from remerge.merge.bake import plan_bake
-from remerge.merge.gradient import Gradient, plan_gradient
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.gradient import Gradient, plan_gradient
+from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.quantize import quantize
 from remerge.quantize.gguf.types import TYPES
 from remerge.quantize.gptq.packing import group_scales
 from remerge.quantize.gptq.solver import solve
 from remerge.shards.artefact import build, companions_of
-from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_f32
 from remerge.tensors.safetensors import read_header
 from tests.kernels import reference as merges

@@ -18,11 +18,11 @@ from remerge import cli
 from remerge.errors import CheckpointError
 from remerge.proof.check import check_folder
 from remerge.proof.digests import identify
-from remerge.proof.weights import open_weights, read_bytes
+from remerge.proof.models import open_weights, read_bytes
 from remerge.quantize import quantize
+from remerge.quantize.ggml.header import read_ggml_header
+from remerge.quantize.gguf.header import read_gguf_header
 from remerge.tensors.checkpoint import open_checkpoint, read_config, read_f32
-from remerge.tensors.ggml_header import read_ggml_header
-from remerge.tensors.gguf_header import read_gguf_header
 from tests.proof.models import flip_bit, llama, save, save_gguf
 
 

@@ -24,8 +24,8 @@ from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as Message
 
 from remerge.errors import CheckpointError
-from remerge.merge.gradient import Gradient, plan_gradient
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.gradient import Gradient, plan_gradient
+from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.proof.lineage import graph, read_lineage, read_materials
 from remerge.proof.provenance import write_provenance
 from remerge.shards.artefact import build, companions_of
@@ -158,7 +158,11 @@ def test_the_statement_names_every_file_and_every_source(texts: dict[str, str], 
         assert re.match(r"[a-z][a-z0-9+.-]*:", entry.get("uri", "urn:")), entry
     deciding = {
         *("requirements/run.txt", "requirements/torch.txt"),
-        *("requirements/torch-cpu.txt", "src/remerge/merge/ties.py", "src/stages/quantize.py"),
+        *(
+            "requirements/torch-cpu.txt",
+            "src/remerge/methods/ties.py",
+            "src/remerge/stages/quantize.py",
+        ),
         *("embedded/calibration.txt", "embedded/evaluation/dates.jsonl"),
     }
     for name in deciding:

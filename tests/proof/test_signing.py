@@ -105,7 +105,7 @@ def test_a_file_too_many_or_too_few_is_refused(way, model: Path, keys: Path) -> 
 
 
 @both_ways
-@pytest.mark.parametrize("name", [".gitattributes", ".git/x.py", ".github/x.py", "a/.gitignore"])
+@pytest.mark.parametrize("name", [".git/x.py", ".github/x.py", "a/.gitignore"])
 def test_files_of_git_are_files(way, name: str, model: Path, keys: Path) -> None:
     signature, who = way(model, keys)
     extra = model / name
@@ -127,8 +127,8 @@ def test_what_another_signer_passed_over_is_not_covered(model: Path, keys: Path)
     command = [str(a) for a in (program, *arguments, "--signature", signature)]
     subprocess.run(command, check=True, capture_output=True)
     verify_signature(model, signature, public_key=keys / "key.pub")
-    (model / ".gitattributes").write_text("* filter=evil")
-    with pytest.raises(SignatureError, match=r"not covered by the signature: \.gitattributes"):
+    (model / ".gitignore").write_text("*")
+    with pytest.raises(SignatureError, match=r"not covered by the signature: \.gitignore"):
         verify_signature(model, signature, public_key=keys / "key.pub")
 
 
@@ -187,17 +187,33 @@ def test_an_encrypted_key_takes_its_password_from_the_environment(
     verify_signature(model, tmp_path / "b.sig", trusted=[keys / "authority.pem"])
 
 
-def test_a_model_of_links_into_a_cache_is_signed_by_its_content(
+def test_a_folder_with_a_link_is_neither_signed_nor_verified(
     model: Path, keys: Path, tmp_path: Path
 ) -> None:
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    for path in model.iterdir():
-        (linked / path.name).symlink_to(path)
-    sign(linked, tmp_path / "a.sig", private_key=keys / "key.pem")
-    verify_signature(model, tmp_path / "a.sig", public_key=keys / "key.pub")
     signature, who = with_key(model, keys)
-    verify_signature(linked, signature, **who)
+    for target in (model.parent, model / "config.json", "/dev/zero", "nowhere"):
+        (model / "link").symlink_to(target)
+        with pytest.raises(SignatureError, match="link is a link"):
+            verify_signature(model, signature, **who)
+        with pytest.raises(SignatureError, match="link is a link"):
+            sign(model, tmp_path / "a.sig", private_key=keys / "key.pem")
+        (model / "link").unlink()
+    verify_signature(model, signature, **who)
+
+
+def test_what_hubs_add_is_passed_over_with_a_note(model: Path, keys: Path) -> None:
+    signature, who = with_key(model, keys)
+    assert verify_signature(model, signature, **who) == ""
+    (model / ".gitattributes").write_text("* filter=lfs")
+    (model / ".cache/huggingface/download").mkdir(parents=True)
+    (model / ".cache/huggingface/download/config.json.metadata").write_text("")
+    assert ".gitattributes, .cache/huggingface" in verify_signature(model, signature, **who)
+    program = str(Path(sys.executable).with_name("model_signing"))
+    command = [program, "verify", "key", model, "--signature", signature, "--public_key"]
+    subprocess.run([*map(str, command), str(keys / "key.pub")], check=True, capture_output=True)
+    (model / ".cache/huggingface/modeling.py").write_text("print()")
+    with pytest.raises(SignatureError, match="not covered by the signature"):
+        verify_signature(model, signature, **who)
 
 
 def test_a_single_file_can_be_signed(model: Path, keys: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from remerge.recipes.schema import Execution, Quantize
 from remerge.recipes.tables import Item
 from remerge.schema import read_table
-from stages.params import Params, read_params
+from remerge.stages.params import Params, read_params
 
 ROOT = Path(__file__).resolve().parents[2]
 

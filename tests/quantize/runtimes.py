@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from remerge.errors import ToolError
-from remerge.evaluate.runtimes import LlamaServer, open_ctransformers, open_llama_cpp
-from remerge.tensors.tokenizer import NORMAL
+from remerge.runtimes.programs import LlamaServer, open_ctransformers, open_llama_cpp
+from remerge.vocabulary.tokenizer import NORMAL
 
 CONTEXT = 512
 #: Which package has to be installed for a container.
@@ -81,6 +81,11 @@ class LlamaCpp(Runtime):
         request = {"messages": messages, "max_tokens": count, "temperature": 0}
         answer = self._server.ask("POST", "/v1/chat/completions", request)
         return str(answer["choices"][0]["message"]["content"])
+
+    def continue_text(self, prompt: str, count: int) -> str:
+        """What the model says after a text, at most `count` tokens, greedily."""
+        request = {"prompt": prompt, "max_tokens": count, "temperature": 0}
+        return str(self._server.complete(request)["choices"][0]["text"])
 
     def close(self) -> None:
         """See `Runtime`."""

@@ -13,7 +13,7 @@ import yaml
 from remerge.errors import RecipeError
 from remerge.quantize import quantize
 from remerge.quantize.formats import FORMATS, choose
-from stages.compose import composed
+from remerge.stages.compose import composed
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

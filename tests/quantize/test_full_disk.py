@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from remerge.disk import free_bytes
 from remerge.errors import ToolError
+from remerge.files import free_bytes
 from remerge.quantize import quantize
 from tests.faults.conftest import small_disk
 

@@ -18,9 +18,9 @@ from remerge.errors import CheckpointError, NumericError, RecipeError
 from remerge.quantize import quantize
 from remerge.quantize.core.llama import read_shape
 from remerge.quantize.core.perplexity import measure
+from remerge.quantize.gptq.dequantize import open_weights as gptq_weights
 from remerge.quantize.gptq.packing import group_scales, pack, unpack
 from remerge.quantize.gptq.solver import DAMPING, GROUP, solve
-from remerge.quantize.gptq.weights import open_weights as gptq_weights
 from remerge.tensors.checkpoint import read_config
 from tests.quantize.reference import gptq
 

@@ -140,7 +140,7 @@ def test_ctransformers_splits_text_as_sentencepiece_does(
     tiny_llama: Path, quantized: Callable[[str], Path]
 ) -> None:
     pytest.importorskip("ctransformers")
-    from remerge.evaluate.runtimes import legacy_tokens, open_ctransformers
+    from remerge.runtimes.programs import legacy_tokens, open_ctransformers
 
     path = quantized("ggml_f16") / "model.ggml"
     model = open_ctransformers(path, context=512, threads=1)

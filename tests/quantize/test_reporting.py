@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from remerge.quantize.core import reporting
-from remerge.tensors.checkpoint import read_json
-from remerge.tensors.gguf_header import read_gguf_header
+from remerge.quantize.gguf.header import read_gguf_header
+from remerge.tensors.json_files import read_json
 from remerge.tensors.safetensors import read_header
 
 

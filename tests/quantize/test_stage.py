@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from remerge.errors import RecipeError
-from stages import quantize as stage
+from remerge.stages import quantize as stage
 from tests.quantize.items import item, with_settings
 
 EMBEDDED = Path(__file__).parents[2] / "embedded"

@@ -13,9 +13,9 @@ import pytest
 from gguf import GGUFReader
 
 from remerge.errors import CheckpointError, RecipeError
-from remerge.prompts import ALPACA_TEMPLATE, alpaca
 from remerge.quantize import quantize
-from remerge.tensors.chat_template import chat_template
+from remerge.vocabulary.chat_template import chat_template
+from remerge.vocabulary.prompts import ALPACA_TEMPLATE, alpaca
 
 OWN = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}{% endfor %}"
 MESSAGES = [{"role": "user", "content": "Add 2 and 3."}]
@@ -80,12 +80,17 @@ def test_a_gguf_file_carries_the_name_and_the_template(
     assert report.notes == notes
 
 
-def test_llama_cpp_fills_the_template(quantized: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("prompt", ["own", "alpaca"])
+def test_llama_cpp_fills_the_template(with_own: Path, tmp_path: Path, prompt: str) -> None:
     pytest.importorskip("xllamacpp")
     from tests.quantize.runtimes import load_gguf
 
-    with closing(load_gguf(quantized("gguf_f16") / "model.gguf")) as model:
-        assert isinstance(model.chat(MESSAGES, 4), str)
+    quantize(with_own, tmp_path / "out", "gguf_f16", prompt=prompt)
+    filled = shown({"own": OWN, "alpaca": ALPACA_TEMPLATE}[prompt], MESSAGES)
+    with closing(load_gguf(tmp_path / "out" / "model.gguf")) as model:
+        answer = model.chat(MESSAGES, 8)
+        assert answer == model.continue_text(filled, 8)
+        assert answer != model.continue_text(MESSAGES[0]["content"], 8)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from remerge.errors import CheckpointError
 from remerge.quantize import quantize
 from remerge.quantize.core.vocabulary import read_vocabulary
-from remerge.tensors.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from remerge.vocabulary.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from tests.quantize.conftest import VOCABULARY
 
 ADDED = ("<|im_start|>", "<|im_end|>", "<pad>")

@@ -13,13 +13,14 @@ from safetensors.numpy import save_file
 
 from remerge.evaluate.results import summarise
 from remerge.evaluate.suite import suite_from_params
-from remerge.merge.gradient import Gradient, plan_gradient
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.gradient import Gradient, plan_gradient
+from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.quantize.core.reporting import write_report
 from remerge.quantize.formats import FORMATS
 from remerge.report.build import Build, Scored
 from remerge.shards.artefact import build as build_artefact
-from remerge.tensors.checkpoint import open_checkpoint, read_json
+from remerge.tensors.checkpoint import open_checkpoint
+from remerge.tensors.json_files import read_json
 
 LAYERS = 3
 KINDS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")

@@ -15,7 +15,7 @@ from remerge.report.build import Build
 from remerge.report.card import card, metadata
 from remerge.report.origins import shown
 from remerge.report.page import page
-from stages.compose import composed
+from remerge.stages.compose import composed
 from tests.sources.unpinned import unpinned_conf
 
 

@@ -15,8 +15,8 @@ from remerge.report.build import Build
 from remerge.report.card import card
 from remerge.report.commands import rebuild_commands
 from remerge.report.page import page
-from stages.compose import composed
-from stages.report import overrides
+from remerge.stages.compose import composed
+from remerge.stages.report import overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from remerge.report import rendering
 from remerge.report.build import Build, place_of
-from remerge.report.markup import decimal, element, points, size
+from remerge.report.numbers import decimal, points, size
 from remerge.report.page import page
-from remerge.report.style import _DARK, _LIGHT
+from tests.report.conftest import with_names
 
 
 class Elements(HTMLParser):
@@ -82,6 +85,37 @@ def test_who_won_and_what_was_lost_is_said(small_build: Build) -> None:
     assert "+2.0" in text  # sorting: 72 against 70 of hermes
 
 
+def test_the_page_opens_with_a_verdict(small_build: Build) -> None:
+    text = page(small_build)
+    first = text[text.index('class="verdict"') :]
+    assert first.index("Stheno-mini scores 71.0 % in the mean of 2 tasks") < first.index("tiles")
+    assert "51.0 points above its base and 21.0 points above its best donor, chronos" in text
+    assert "It beats its base at all of them and every donor at 1." in text
+    assert text.index("dvc repro") < text.index('id="scores"')
+
+
+def test_a_growth_within_two_standard_errors_shows_its_band(small_build: Build) -> None:
+    quality = {"perplexity": 4.99, "reference_perplexity": 5.0, "divergence": 0.008, "tokens": 1600}
+    formats = dict(small_build.formats)
+    formats["gguf_q4_0"] = {**formats["gguf_q4_0"], "quality": {**quality, "agreement": 0.97}}
+    # 2·√(2·0.008/1600) = 0.00632…
+    assert "−0.20 ± 0.63 %" in page(replace(small_build, formats=formats))
+
+
+def test_the_smallest_format_that_agrees_is_recommended(small_build: Build) -> None:
+    quality = {
+        "perplexity": 5.0,
+        "reference_perplexity": 5.0,
+        "divergence": 0.0,
+        "agreement": 0.995,
+    }
+    formats = {n: {**m, "quality": dict(quality)} for n, m in small_build.formats.items()}
+    text = page(replace(small_build, formats=formats))
+    assert "take gguf_q4_0 (2.00 kB): the smallest that says the same token" in text
+    formats["gguf_q4_0"]["quality"]["agreement"] = 0.9
+    assert "take gguf_f16 (6.00 kB)" in page(replace(small_build, formats=formats))
+
+
 def test_published_scores_are_compared_within_the_tolerance(small_build: Build) -> None:
     text = " ".join(Elements(page(small_build)).text)
     assert "within 0.6" in text  # addition: 70.0 against 70.5
@@ -133,8 +167,10 @@ def test_donors_that_nobody_scored_leave_a_table_of_the_others(small_build: Buil
 
 def test_the_same_build_gives_the_same_bytes_under_another_hash_seed() -> None:
     code = (
-        "from remerge.report.style import stylesheet; from remerge.report.markup import element;"
-        "import hashlib; print(hashlib.sha256(stylesheet().encode()).hexdigest())"
+        "from remerge.proof.diff import ModelDifference; import hashlib;"
+        "from remerge.report.difference import difference_page;"
+        "page = difference_page(ModelDifference((), ('a', 'b'), ('c',)), 'a', 'b');"
+        "print(hashlib.sha256(page.encode()).hexdigest())"
     )
     runs = {
         subprocess.run(
@@ -153,11 +189,15 @@ def test_pages_are_pure(small_build: Build) -> None:
     assert page(small_build) == page(small_build)
 
 
-@given(text=st.text(), attribute=st.text())
-def test_no_text_becomes_an_element_or_ends_an_attribute(text: str, attribute: str) -> None:
-    elements = Elements(element("p", text, title=attribute))
-    assert [tag for tag, _ in elements.found] == ["p"]
-    assert list(elements.found[0][1]) == ["title"]
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text())
+def test_no_name_becomes_an_element(small_build: Build, name: str) -> None:
+    def shapes(build: Build) -> set[tuple[str, tuple[str, ...]]]:
+        return {(tag, tuple(sorted(names))) for tag, names in Elements(page(build)).found}
+
+    named = with_names(small_build, lambda old: f"{old}{name}")
+    plain = with_names(small_build, lambda old: f"{old}x")
+    assert shapes(named) <= shapes(small_build) | shapes(plain)
 
 
 def test_numbers_are_written_for_reading() -> None:
@@ -168,6 +208,7 @@ def test_numbers_are_written_for_reading() -> None:
     assert points(0.0204) == "+2.0"
     assert points(-0.00001) == "±0"
     assert size(1_234_567) == "1.23 MB"
+    assert decimal(1.5e-6) == "1.50·10⁻⁶"
 
 
 def test_layer_and_kind_are_read_from_names() -> None:
@@ -188,12 +229,21 @@ def contrast(one: str, two: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
+def themes() -> list[dict[str, str]]:
+    """The custom properties of the stylesheet, for light and for dark."""
+    css = (Path(str(rendering.__file__)).parent / "templates" / "report.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    return [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block)) for block in blocks]
+
+
 def test_text_is_legible_in_light_and_dark() -> None:
-    for theme in (_LIGHT, _DARK):
+    light, dark = themes()
+    assert light.keys() == dark.keys()
+    for theme in (light, dark):
         for ground in ("paper", "surface"):
             assert contrast(theme["ink"], theme[ground]) >= 7
-            for colour in ("quiet", "accent", "gain", "loss"):
-                assert contrast(theme[colour], theme[ground]) >= 4.5
+            for color in ("quiet", "accent", "gain", "loss"):
+                assert contrast(theme[color], theme[ground]) >= 4.5
         for ramp in ("q", "d"):
-            cells = zip(theme[ramp].split(), theme[f"{ramp}-ink"].split(), strict=True)
+            cells = [(theme[f"{ramp}{k}"], theme[f"{ramp}i{k}"]) for k in range(9)]
             assert all(contrast(ground, ink) >= 4.5 for ground, ink in cells)

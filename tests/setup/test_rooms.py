@@ -10,18 +10,22 @@ from tests.pipeline.closure import SRC, imported
 
 #: From what knows nothing to what knows all; rooms in one line do not know each other.
 FLOW = [
-    {"errors"},
-    {"atomic", "digest", "disk", "progress", "prompts", "schema"},
+    {"code", "errors", "formatting", "yaml_text"},
+    {"extras", "files", "progress", "schema"},
     {"lock_copy"},
     {"kernels"},
     {"tensors"},
+    {"architectures"},
     {"shards"},
-    {"sources", "merge", "quantize"},
+    {"vocabulary"},
+    {"adapters", "methods"},
+    {"merge", "sources", "quantize"},
+    {"pins", "runtimes"},
+    {"recipes"},
     {"evaluate"},
     {"proof", "cluster"},
-    {"chat"},
     {"report"},
-    {"commands"},
+    {"commands", "stages"},
     {"cli"},
 ]
 PLACE = {room: place for place, rooms in enumerate(FLOW) for room in rooms}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from remerge.errors import NumericError, ToolError
-from remerge.merge.ties import Donor, TiesPlan, TiesSettings, plan_ties
+from remerge.methods.ties import Donor, TiesPlan, TiesSettings, plan_ties
 from remerge.shards import units
 from remerge.shards.units import build_shards
 from remerge.tensors.checkpoint import open_checkpoint

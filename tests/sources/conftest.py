@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from remerge.sources.files import Delivery
+from remerge.sources.delivery import Delivery
 from remerge.sources.hub import Patience
 from remerge.sources.pinned import Source, parse_source
 from tests.sources.hub_server import HubServer, Repo, sha256_of, size_of

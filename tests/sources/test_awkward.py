@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from remerge.merge.ties import Donor, TiesSettings, plan_ties
+from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
 from remerge.sources.pinned import parse_sources
-from remerge.tensors.checkpoint import open_checkpoint, read_config, read_json
+from remerge.tensors.checkpoint import open_checkpoint, read_config
+from remerge.tensors.json_files import read_json
 from tests.sources.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,7 @@ def test_tokens_without_rows_and_rows_without_tokens_end_at_the_base(
 def test_the_awkward_files_of_the_hub_are_pinned_as_the_recipe_of_13b_selects(
     hub: HubServer,
 ) -> None:
-    from remerge.sources.lookup import look_up
+    from remerge.pins.lookup import look_up
 
     text = (ROOT / "conf" / "pins" / "stheno_l2_13b.yaml").read_text()
     entry = yaml.safe_load(text)["sources"]["legerdemain"]

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from remerge.cli import main
-from remerge.disk import free_bytes, require_space
 from remerge.errors import ToolError
-from remerge.merge.gradient import Gradient, plan_gradient
+from remerge.files import free_bytes, require_space
+from remerge.methods.gradient import Gradient, plan_gradient
+from remerge.pins.budget import SourceSize, plan_budget
 from remerge.shards.artefact import build
-from remerge.sources.budget import SourceSize, plan_budget
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
 from remerge.sources.pinned import Source

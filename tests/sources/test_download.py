@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from remerge.errors import SourceError
-from remerge.sources.files import Delivery, open_files
+from remerge.sources.delivery import Delivery
+from remerge.sources.files import open_files
 from remerge.sources.hub_files import HubFiles
 from tests.sources.conftest import HURRY, Pinned
-from tests.sources.hub_server import Cut, HubServer, Other, Shorter, Status, Whole
+from tests.sources.hub_server import Content, Cut, HubServer, Other, Shorter, Status, Whole
 
 CONTENT = os.urandom(3_000_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -347,3 +348,53 @@ def test_who_waits_for_a_file_may_give_up(hub: HubServer, pinned: Pinned, tmp_pa
         open_files(pinned(repo), root=tmp_path, scratch=tmp_path, delivery=slow) as files,
     ):
         files.take("weights.bin", beat)
+
+
+def test_a_kept_download_is_the_file_that_was_hashed(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    """A mirror that has another ETag and other bytes for the second request is not asked again."""
+    repo = hub.add("some/model", FILES)
+    source = pinned(repo)
+    repo.files[repo.head] = Mirror(FILES)
+    keep = Delivery(keep=True, patience=HURRY.patience)
+    with open_files(source, root=tmp_path, scratch=tmp_path, delivery=keep) as files:
+        assert files.take("weights.bin").read_bytes() == CONTENT
+        files.unchanged("weights.bin")
+    assert len(hub.bytes_of("weights.bin")) == 2  # the hub's answer and its storage's
+
+
+class Mirror(dict[str, Content]):
+    """Files whose bytes and ETag are others whenever they are asked for after the first time."""
+
+    def __init__(self, files: dict[str, Content]) -> None:
+        super().__init__(files)
+        self.asked = 0
+
+    def get(self, path: str, default: object = None) -> Content:  # type: ignore[override]
+        return self[path]
+
+    def __getitem__(self, path: str) -> Content:
+        """The hub's answer and its storage's are the first request."""
+        self.asked += 1
+        content = super().__getitem__(path)
+        assert isinstance(content, bytes)
+        return content if self.asked <= 2 else content[:-4] + self.asked.to_bytes(4, "big")
+
+
+def test_a_file_replaced_after_it_was_hashed_is_noticed(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    source = pinned(hub.add("some/model", FILES))
+    for keep in (False, True):
+        delivery = Delivery(keep=keep, patience=HURRY.patience)
+        with open_files(source, root=tmp_path, scratch=tmp_path, delivery=delivery) as files:
+            path = files.take("weights.bin").resolve()
+            files.unchanged("weights.bin")
+            aside = path.with_name("aside")
+            path.rename(aside)
+            path.write_bytes(bytes(len(CONTENT)))
+            path.unlink()
+            aside.rename(path)  # moved back: the same inode and bytes
+            with pytest.raises(SourceError, match="changed or replaced after it was verified"):
+                files.unchanged("weights.bin")

@@ -17,13 +17,13 @@ import torch
 import yaml
 
 from remerge.cli import main
+from remerge.pins.lookup import look_up
+from remerge.pins.pin import pin_files, sources_files
 from remerge.recipes.described import described, pins_of
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
-from remerge.sources.lookup import look_up
-from remerge.sources.pin import pin_files, sources_files
+from remerge.stages.compose import composed
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
-from stages.compose import composed
 from tests.sources.conftest import HURRY, Pinned
 from tests.sources.hub_server import HubServer
 from tests.sources.unpinned import unpinned_conf

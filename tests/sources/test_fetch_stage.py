@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from remerge.errors import SourceError
-from stages.fetch import fetch
+from remerge.stages.fetch import fetch
 from tests.sources.hub_server import Cut, HubServer, Repo, Status, sha256_of, size_of
 from tests.sources.made_params import made_params, write_params
 

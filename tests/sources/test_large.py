@@ -16,9 +16,10 @@ import pytest
 import torch
 import yaml
 
-from remerge.disk import free_bytes
-from remerge.sources.pin import pin_files
-from remerge.tensors.checkpoint import open_checkpoint, read_config, read_f32, read_json
+from remerge.files import free_bytes
+from remerge.pins.pin import pin_files
+from remerge.tensors.checkpoint import open_checkpoint, read_config, read_f32
+from remerge.tensors.json_files import read_json
 from tests.kernels import reference
 from tests.sources.hub_server import HubServer
 from tests.sources.large_family import Awkward, write_adapter, write_model
@@ -105,7 +106,7 @@ class Stages:
         watcher.start()
         try:
             done = subprocess.run(
-                [sys.executable, "-m", f"stages.{stage}", *item],
+                [sys.executable, "-m", f"remerge.stages.{stage}", *item],
                 cwd=self.folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
                 capture_output=True,

@@ -14,11 +14,11 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from remerge.cli import main
 from remerge.errors import CheckpointError, RecipeError, SourceError
+from remerge.pins.lookup import look_up, resolve
+from remerge.pins.pin import check_files, pin_files, sources_files
+from remerge.pins.recipe_text import Pins, with_pins
 from remerge.sources.hub import explain
-from remerge.sources.lookup import look_up, resolve
-from remerge.sources.pin import check_files, pin_files, sources_files
 from remerge.sources.pinned import PinnedFile, parse_sources
-from remerge.sources.recipe_text import Pins, with_pins
 from tests.sources.hub_server import HubServer, sha256_of
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "embedded" / "sources"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from remerge.digest import sha256_of
 from remerge.errors import RemergeError, SourceError
-from remerge.sources.pin import check_files, pin_files
+from remerge.files import sha256_of
+from remerge.pins.pin import check_files, pin_files
 from remerge.sources.pinned import local_files, parse_sources
 from tests.pipeline.closure import SRC
 

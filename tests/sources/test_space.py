@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from remerge.errors import ToolError
-from remerge.sources.files import Delivery, open_files
+from remerge.sources.delivery import Delivery
+from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_dataset, take_in_model
 from remerge.sources.pinned import Source
 from tests.faults.conftest import small_disk
@@ -101,7 +102,7 @@ def test_a_disk_that_fills_up_while_files_come_is_one_line_that_names_the_file(
 
 
 def test_files_of_one_disk_share_its_room(tmp_path: Path) -> None:
-    from remerge.disk import free_bytes, require_spaces
+    from remerge.files import free_bytes, require_spaces
 
     most = free_bytes(tmp_path) * 2 // 3
     require_spaces([(tmp_path / "a", most)], "a merge")

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from remerge.adapters.peft_files import read_adapter
 from remerge.errors import CheckpointError
-from remerge.tensors.adapter import read_adapter
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
-from remerge.tensors.fitting import require_mergeable
+from remerge.tensors.compatibility import require_mergeable
 from tests.merge.families import random_weights, write_model
 
 

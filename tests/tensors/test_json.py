@@ -9,7 +9,7 @@ import pytest
 
 from remerge.errors import CheckpointError
 from remerge.tensors.checkpoint import read_config
-from remerge.tensors.safetensors import parse_json_object
+from remerge.tensors.json_files import parse_json_object
 
 
 @pytest.mark.parametrize(

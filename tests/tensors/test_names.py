@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from remerge.tensors.compatibility import is_buffer
 from remerge.tensors.names import layer_of, split_layer
 
 
@@ -28,3 +29,9 @@ from remerge.tensors.names import layer_of, split_layer
 def test_every_family_names_its_layers(name: str, place: tuple[int, str] | None) -> None:
     assert split_layer(name) == place
     assert layer_of(name) == (place[0] if place else None)
+
+
+def test_masks_are_buffers_and_biases_are_not() -> None:
+    for name in ("h.0.attn.bias", "gpt_neox.layers.0.attention.bias"):
+        assert is_buffer(name, (1, 1, 32, 32)) and not is_buffer(name, (32,))
+    assert is_buffer("h.0.attn.masked_bias", ()) and not is_buffer("h.0.mlp.bias", (1, 1, 2, 2))

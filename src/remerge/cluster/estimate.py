@@ -10,10 +10,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from remerge.atomic import write_json
 from remerge.cluster.connection import Node
 from remerge.cluster.footprint import Footprint
+from remerge.formatting import duration
 from remerge.shards.units import Plan
+from remerge.tensors.json_files import write_json
 
 #: Beside the folders of work in progress: bytes in and out that a slot gets through in a second.
 RATES_FILE = "cluster-rates.json"
@@ -81,10 +82,3 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `12 s`, `5 min`, `3.2 h`."""
-    if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

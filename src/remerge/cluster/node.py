@@ -5,7 +5,6 @@ Both answer with plain values and never raise what the driver could not name.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
@@ -17,9 +16,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import remerge
-from remerge.atomic import flush_folder
+from remerge.code import digest_of_all
 from remerge.errors import RemergeError
+from remerge.files import flush_folder
 from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
 
 #: What may be left behind by a unit whose process died; one folder a run of a unit.
@@ -60,11 +59,7 @@ class UnitReport:
 @cache
 def fingerprint() -> dict[str, str]:
     """What must be the same on all nodes for the same plan to mean the same bytes."""
-    total = hashlib.sha256()
-    package = Path(remerge.__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    made = {"remerge": total.hexdigest()[:16]}
+    made = {"remerge": digest_of_all()[:16]}
     for name in ("numba", "llvmlite", "numpy"):
         try:
             made[name] = version(name)

@@ -23,11 +23,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.merge.bake import plan_bake
-    from remerge.merge.inputs import distinct_labels
+    from remerge.adapters.bake import plan_bake
+    from remerge.adapters.peft_files import read_adapter
     from remerge.shards.artefact import build, companions_of
+    from remerge.shards.inputs import distinct_labels
     from remerge.shards.order import in_state_dict_order
-    from remerge.tensors.adapter import read_adapter
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from remerge.chat.speakers import Settings, Speaker
+    from remerge.runtimes.chat import Settings, Speaker
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.chat.speakers import Settings, open_model
-    from remerge.prompts import ALPACA_STOP
+    from remerge.runtimes.chat import Settings, open_model
+    from remerge.vocabulary.prompts import ALPACA_STOP
 
     _check(options)
     settings = Settings(
@@ -118,7 +118,7 @@ class _Conversation:
 
     def _prompt(self, text: str) -> str:
         from remerge.errors import RecipeError
-        from remerge.prompts import alpaca
+        from remerge.vocabulary.prompts import alpaca
 
         while True:
             before = "\n\n".join(t for t in [self._system, *self._turns] if t)
@@ -134,7 +134,7 @@ class _Conversation:
 
 
 def _asked(text: str) -> str:
-    from remerge.prompts import alpaca
+    from remerge.vocabulary.prompts import alpaca
 
     return alpaca(text)
 

@@ -3,9 +3,11 @@
   remerge check merged/* quantized/* scores/* report
   remerge check merged/final --expect 9f86d081…
 
-Finds what DVC cannot see: an output edited in place, linked as it is with the cache. Prints, for
-each damaged folder, the commands that repair it. Exit status 1 if anything is damaged, or is not
-the model that --expect names.
+Finds what DVC cannot see: an output edited in place, linked as it is with the cache. A folder must
+hold what is listed, as regular files, and nothing else; `.gitattributes` and `.cache/huggingface`,
+which hubs and their clients add, are passed over with a note. Nothing in the folder is run and none
+of its settings are obeyed. `remerge repair` removes what is damaged. Exit status 1 if anything is
+damaged, or is not the model that --expect names.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remerge.commands.common import model_id_option
+
 if TYPE_CHECKING:
     from remerge.proof.check import FolderCheck
 
@@ -24,7 +28,12 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--expect", metavar="ID", help="the model id that the folder must have")
+    parser.add_argument(
+        "--expect",
+        type=model_id_option,
+        metavar="ID",
+        help="the model id that the folder must have",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--threads", type=int, help="threads to use (default: all cores)")
 
@@ -49,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
             "against": check.against,
             "problems": [asdict(problem) for problem in check.problems],
             "other": check.other,
+            "note": check.note,
         }
         if not options.json:
             print("\n".join(lines(check)), flush=True)
@@ -58,13 +68,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def lines(check: FolderCheck) -> list[str]:
-    """What was found, and how to repair it."""
-    from remerge.proof.check import repair
+    """What was found, and what to do about it."""
+    from remerge.errors import printable
 
+    folder = printable(check.folder, 4096)
+    notes = [f"{folder}: {check.note}"] if check.note else []
     if check.other:
-        return [f"{check.folder}: {check.other}"]
+        return [f"{folder}: {check.other}", *notes]
     if not check.problems:
-        said = f"{check.folder}: {check.files} files as in {check.against}  {check.model_id}"
-        return [said.rstrip()]
-    problems = [f"{check.folder}/{problem}" for problem in check.problems]
-    return [*problems, "repair with:", *(f"  {command}" for command in repair(check))]
+        said = f"{folder}: {check.files} files as in {check.against}  {check.model_id}"
+        return [said.rstrip(), *notes]
+    # No command with a name in it: names come from what is checked, and lines are pasted.
+    advice = (
+        "`remerge repair` with this folder removes what is damaged; then `dvc pull` or `dvc repro`"
+        if check.against != "manifest.json"
+        else "fetch it again from where it came"
+    )
+    return [*(f"{folder}/{problem}" for problem in check.problems), *notes, f"repair: {advice}"]

@@ -45,13 +45,13 @@ def build_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
     """The parameters that the pipeline is composed of; RecipeError without a recipe's sources."""
-    import yaml
+    from remerge.yaml_text import read_yaml
 
     try:
-        params = yaml.safe_load(path.read_text())
+        params = read_yaml(path)
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}; name a recipe") from None
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}; compose it again") from None
     return describe(params, str(path))
 
@@ -84,7 +84,7 @@ def compose(overrides: list[str], conf: Path | None = None) -> str:
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "stages.compose", "--print", *overrides]
+    command = [sys.executable, "-m", "remerge.stages.compose", "--print", *overrides]
     if conf is not None:
         command += ["--conf", str(conf)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -102,3 +102,13 @@ def parse_size(text: str) -> int:
     if unit not in units or not number.isdecimal() or int(number) < 1:
         raise RecipeError(f"size {text!r} is not a number of bytes such as 500MB or 1GB")
     return int(number) * units[unit]
+
+
+def model_id_option(text: str) -> str:
+    """A model id, for argparse."""
+    from remerge.tensors.model_id import parse_model_id
+
+    try:
+        return parse_model_id(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

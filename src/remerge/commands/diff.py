@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
     difference = compare(options.first, options.second, options.threads)
     if options.html:
-        from remerge.atomic import write_text
+        from remerge.files import write_text
         from remerge.report.difference import difference_page
 
         write_text(options.html, difference_page(difference, options.first, options.second))

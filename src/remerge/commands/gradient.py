@@ -56,13 +56,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from remerge.errors import RecipeError
-    from remerge.merge.gradient import Gradient, plan_gradient
-    from remerge.merge.inputs import distinct_labels
-    from remerge.merge.vocabulary import require_same_tokens
+    from remerge.methods.gradient import Gradient, plan_gradient
     from remerge.shards.artefact import build, companions_of
+    from remerge.shards.inputs import distinct_labels
     from remerge.shards.order import in_state_dict_order
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
+    from remerge.vocabulary.mapping import require_same_tokens
 
     settings = build_options(options)
     gradient = Gradient(tuple(options.values), options.along, options.blend, options.containing)

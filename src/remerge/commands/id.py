@@ -15,11 +15,15 @@ import argparse
 import json
 import sys
 
+from remerge.commands.common import model_id_option
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folder or file of weights")
-    parser.add_argument("--expect", metavar="ID", help="fail unless every model has this id")
+    parser.add_argument(
+        "--expect", type=model_id_option, metavar="ID", help="fail unless every model has this id"
+    )
     parser.add_argument("--tensors", action="store_true", help="list every tensor's SHA-256 too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--threads", type=int, help="threads to use (default: all cores)")
@@ -39,13 +43,13 @@ def run(options: argparse.Namespace) -> int:
             entry["tensors"] = identity.tensors
         found[model] = entry
         if not options.json:
-            print(f"{identity.model_id}  {model}")
+            print(f"{identity.model_id}  {printable(model, 4096)}")
             if options.tensors:
                 for name, digest in sorted(identity.tensors.items()):
                     print(f"  {digest}  {printable(name)}")
-        if options.expect and identity.model_id != options.expect.strip().lower():
+        if options.expect is not None and identity.model_id != options.expect:
             other = True
-            print(f"{model}: not the model {options.expect}", file=sys.stderr)
+            print(f"{printable(model)}: not the model {options.expect}", file=sys.stderr)
     if options.json:
         print(json.dumps(found, indent=2, sort_keys=True))
     return int(other)

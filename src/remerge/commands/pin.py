@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it."""
-    from remerge.sources.pin import check_files, pin_files, sources_files
+    from remerge.pins.pin import check_files, pin_files, sources_files
 
     names = [options.recipe] if options.recipe else _composed()
     paths = list(dict.fromkeys(path for name in names for path in sources_files(name)))

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remerge.errors import RecipeError, SourceError, printable
+from remerge.formatting import size
 
 if TYPE_CHECKING:
-    from remerge.sources.budget import Budget, SourceSize, Step
+    from remerge.pins.budget import Budget, SourceSize, Step
 
 RATES = Path("benchmarks/rates.json")
 
@@ -57,7 +58,7 @@ _positive.__name__ = "number above 0"  # what argparse calls it in its message
 
 def run(options: argparse.Namespace) -> int:
     """Do it."""
-    from remerge.disk import free_bytes
+    from remerge.files import free_bytes
 
     params = _params(options.recipe, options.overrides)
     budget, refusal = _budget(params)
@@ -65,11 +66,11 @@ def run(options: argparse.Namespace) -> int:
     _print_table(budget, rates, options.network)
     about = "" if budget.exact else "about "
     free = free_bytes(Path())
-    print(f"\nto download: {about}{_size(budget.download)}")
-    print(f"kept:        {about}{_size(budget.kept)}")
+    print(f"\nto download: {about}{size(budget.download)}")
+    print(f"kept:        {about}{size(budget.kept)}")
     if budget.cached:
-        print(f"hub's cache: {about}{_size(budget.cached)} more (HF_HUB_CACHE, HF_HOME)")
-    print(f"peak:        {about}{_size(budget.peak)} ({_size(free)} are free here)")
+        print(f"hub's cache: {about}{size(budget.cached)} more (HF_HUB_CACHE, HF_HOME)")
+    print(f"peak:        {about}{size(budget.peak)} ({size(free)} are free here)")
     if rates:
         print(f"rates:       {printable(rates.get('machine', 'unknown machine'))}")
     if budget.peak > free:
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _budget(params: Mapping[str, Any]) -> tuple[Budget, str]:
     """The budget, and why the recipe cannot be built yet, or an empty text."""
-    from remerge.sources.budget import expected_size, plan_budget
+    from remerge.pins.budget import expected_size, plan_budget
     from remerge.sources.pinned import parse_sources
 
     sources = params["recipe"]["sources"]
@@ -117,8 +118,8 @@ def _params(recipe: str | None, overrides: list[str]) -> dict[str, Any]:
 
 def _exact(params: Mapping[str, Any]) -> dict[str, SourceSize]:
     """Sizes by pins and headers; every source is checked against the recipe on the way."""
+    from remerge.pins.budget import SourceSize
     from remerge.progress import track
-    from remerge.sources.budget import SourceSize
     from remerge.sources.files import open_files
     from remerge.sources.pinned import parse_sources
     from remerge.sources.preflight import Descriptions, check_source
@@ -168,8 +169,8 @@ def _print_table(budget: Budget, rates: Mapping[str, Any], network_mb: float) ->
             row.format(
                 step.stage,
                 step.item,
-                *(_size(n) if n else "" for n in (step.download, step.reads, step.writes)),
-                _size(step.temporary) if step.temporary else "",
+                *(size(n) if n else "" for n in (step.download, step.reads, step.writes)),
+                size(step.temporary) if step.temporary else "",
                 "" if seconds is None else f"{seconds / 60:.1f}",
             ).rstrip()
         )
@@ -187,7 +188,3 @@ def _seconds(step: Step, rates: Mapping[str, Any], network_mb: float) -> float |
     if not rate or not step.writes:
         return None
     return max((step.reads + step.writes) / float(rate), step.download / (network_mb * 1e6))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 10**7 else f"{count / 1e6:.2f} MB"

@@ -97,9 +97,8 @@ def _measured(options: argparse.Namespace, out: Path) -> str:
     """What `out` lost, written into its manifest and as a line."""
     from dataclasses import asdict
 
-    from remerge.atomic import write_json
     from remerge.quantize.core.perplexity import measure
-    from remerge.tensors.checkpoint import read_json
+    from remerge.tensors.json_files import read_json, write_json
 
     quality = measure(options.model, out, options.measure)
     manifest = out / "manifest.json"

@@ -49,16 +49,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    import yaml
-
     from remerge.errors import RecipeError
     from remerge.evaluate.results import compare
     from remerge.evaluate.scoring import Model, score_many
     from remerge.evaluate.suite import suite_from_params
+    from remerge.yaml_text import read_yaml
 
     try:
-        params = yaml.safe_load(options.params.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        params = read_yaml(options.params)
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{options.params}: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict) or not isinstance(params.get("eval"), dict):
         raise RecipeError(f"{options.params}: has no section `eval`; compose it from conf/")
@@ -112,16 +111,20 @@ def _name(path: Path) -> str:
 
 def _check_free(out: Path) -> None:
     """RecipeError if DVC tracks `out`: a score by hand would pass for one of the pipeline."""
-    import yaml
-
     from remerge.errors import RecipeError
+    from remerge.yaml_text import read_yaml
 
-    lock = Path("dvc.lock")
     try:
-        stages = yaml.safe_load(lock.read_text())["stages"]
-        outs = {o["path"]: stage for stage, done in stages.items() for o in done.get("outs", ())}
-    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        stages = read_yaml(Path("dvc.lock"))["stages"]
+        outs = {
+            str(o["path"]): stage for stage, done in stages.items() for o in done.get("outs", ())
+        }
+    except FileNotFoundError:
         return
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        raise RecipeError(
+            "dvc.lock: cannot be read, so that --out may be an output of the pipeline; restore it"
+        ) from None
     for path, stage in outs.items():
         if out.resolve().is_relative_to(Path(path).resolve()):
             raise RecipeError(

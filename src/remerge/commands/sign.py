@@ -3,8 +3,10 @@
   remerge sign merged/final --key key.pem
   remerge sign merged/final --key key.pem --certificate signer.pem --out final.sig
 
-Signs every file of the folder; `remerge verify-signature` checks it, as does `model_signing`. The
-password of an encrypted key is read from REMERGE_KEY_PASSWORD.
+Signs every file of the folder, which is checked first if it has a manifest. `.gitattributes` and
+`.cache/huggingface`, which hubs and their clients write, are not signed. `remerge verify-signature`
+checks it, as does `model_signing`. The password of an encrypted key is read from
+REMERGE_KEY_PASSWORD.
 """
 
 from __future__ import annotations

@@ -75,9 +75,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from remerge.merge.donors import mapping_folder, open_donor
-    from remerge.merge.inputs import distinct_labels
-    from remerge.merge.ties import TiesSettings, plan_ties
+    from remerge.methods.ties import TiesSettings, plan_ties
     from remerge.shards.artefact import build, companions_of
+    from remerge.shards.inputs import distinct_labels
     from remerge.shards.order import in_state_dict_order
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name

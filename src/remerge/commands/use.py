@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
     """Show or change the choice; return the exit status."""
     from pathlib import Path
 
-    from remerge.atomic import write_text
     from remerge.errors import RecipeError
+    from remerge.files import write_text
     from remerge.recipes.choice import read_choice
 
     config = Path("conf/config.yaml")

@@ -4,7 +4,8 @@
   remerge verify-signature merged/final --trust authority.pem --signature final.sig
 
 Exit status 1, with a line that says which file differs, for one changed bit, a file too many or too
-few, another key, or a certificate of an authority that you did not name.
+few, a link, another key, or a certificate of an authority that you did not name. `.gitattributes`
+and `.cache/huggingface`, which hubs and their clients add, are passed over with a note.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
+    from remerge.errors import printable
     from remerge.proof.signing import verify_signature
 
     signature = options.signature or options.model.with_name(f"{options.model.name}.sig")
-    verify_signature(options.model, signature, public_key=options.key, trusted=options.trust)
-    print(f"{options.model} is what was signed")
+    note = verify_signature(options.model, signature, public_key=options.key, trusted=options.trust)
+    print(f"{printable(options.model)} is what was signed")
+    if note:
+        print(note)

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from remerge.atomic import json_text
-from remerge.digest import sha256_of
+from remerge.files import sha256_of
+from remerge.tensors.json_files import json_text
 
 
 def digest_of_files(paths: Sequence[Path]) -> str:

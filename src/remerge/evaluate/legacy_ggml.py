@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from remerge.evaluate.runtimes import legacy_tokens, open_ctransformers
 from remerge.evaluate.suite import Suite
 from remerge.evaluate.token_model import TokenModel
+from remerge.runtimes.programs import legacy_tokens, open_ctransformers
 
 SMALL = 200_000_000
 """Bytes below which one thread is fastest."""

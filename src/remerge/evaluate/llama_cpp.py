@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from remerge.errors import ToolError
-from remerge.evaluate.runtimes import LlamaServer, in_a_line, open_llama_cpp
 from remerge.evaluate.suite import Suite
 from remerge.evaluate.token_model import TokenModel
+from remerge.runtimes.programs import LlamaServer, in_a_line, open_llama_cpp
 
 SMALL = 200_000_000
 """Bytes below which one thread is fastest and every answer starts from an empty cache."""

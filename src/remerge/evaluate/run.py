@@ -20,14 +20,15 @@ from lm_eval.api.model import CachingLM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
-from remerge.atomic import write_json
+from remerge.code import ITEMS, digest_of
 from remerge.errors import ToolError
 from remerge.evaluate.digests import digest_of_files, digest_of_model, digest_of_values
 from remerge.evaluate.quiet import quiet
 from remerge.evaluate.results import rounded, suite_as_json
-from remerge.evaluate.runtimes import missing, quant_at
 from remerge.evaluate.suite import Suite
 from remerge.evaluate.tasks import FEW_SHOT_SEED, data_files
+from remerge.runtimes.programs import missing, quant_at
+from remerge.tensors.json_files import write_json
 
 SEED = 1234
 
@@ -54,7 +55,7 @@ class Run:
             "batch_size": suite.batch_size,
             "add_bos_token": suite.add_bos_token,
             **self.versions,
-            "code": digest_of_files(list(Path(__file__).parent.glob("*.py"))),
+            "code": digest_of(*ITEMS["evaluate"]),
         }
 
     def _runtime_packages(self) -> list[str]:

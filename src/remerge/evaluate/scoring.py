@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remerge.atomic import write_json, write_text
 from remerge.errors import RecipeError
-from remerge.evaluate.offline import offline
 from remerge.evaluate.results import TRANSFORMERS, suite_as_json, summarise
-from remerge.evaluate.runtimes import quant_at
 from remerge.evaluate.suite import Suite, with_settings
+from remerge.files import write_text
+from remerge.runtimes.offline import offline
+from remerge.runtimes.programs import quant_at
+from remerge.tensors.json_files import write_json
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask

@@ -29,12 +29,24 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
+
+from remerge.errors import ToolError
+
+# numba takes settings from this file of whatever folder it is started in, the place of its cache
+# among them, whose files are code: a downloaded folder must not have a say in that.
+if Path(".numba_config.yaml").exists():
+    raise ToolError(
+        ".numba_config.yaml in this folder would change how kernels are compiled; remove it, or "
+        "run the command elsewhere"
+    )
+
 import numba
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
+from remerge.code import PACKAGE, digest_of, folder_of
+
 _DIGEST_BYTES = 32
-_ROOM = Path(__file__).parent
 
 
 def _load_without_blas() -> None:
@@ -141,12 +153,8 @@ class _CheckedFiles:
 
 @cache
 def _sources(source: Path) -> bytes:
-    """SHA-256 over the kernels' room and that of `source`: what may be inlined in its functions."""
-    paths = {source, *_ROOM.glob("*.py")}
-    for folder in source.parents:
-        if folder.parent == _ROOM.parent:
-            paths.update(folder.rglob("*.py"))
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        total.update(path.name.encode() + b"\0" + path.read_bytes())
-    return total.digest()
+    """SHA-256 over the shared kernels and the folder of `source`: what may be inlined in it."""
+    if source.resolve().is_relative_to(PACKAGE):
+        # `quantize/gguf` takes from `quantize/blocks`: the whole folder below the package
+        return digest_of("kernels", folder_of(source).partition("/")[0]).encode()
+    return digest_of("kernels").encode() + source.read_bytes()

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from remerge.architectures.alignment import as_head_of
 from remerge.errors import RecipeError
-from remerge.merge.ties import Donor
-from remerge.merge.vocabulary import map_vocabulary, require_same_tokens
-from remerge.tensors.checkpoint import Checkpoint, open_checkpoint
+from remerge.methods.ties import Donor
+from remerge.tensors.checkpoint import Checkpoint, config_of, open_checkpoint
+from remerge.vocabulary.mapping import map_vocabulary, require_same_tokens
 
 
 @contextmanager
@@ -51,7 +52,9 @@ def open_donor(
     if vocabulary == "map":
         if mapped is None:
             raise RecipeError(f"{model.label}: vocabulary map needs a folder for mapped tensors")
-        rows = map_vocabulary(model, base, mapped)
+        full_base = as_head_of(base, config_of(base.folder), model)
+        model = as_head_of(model, config_of(model.folder), base)
+        rows = map_vocabulary(model, full_base, mapped)
         return Donor(rows.model, density, weight, vocabulary, rows.notes, rows.digest)
     require_same_tokens(model, base)
     return Donor(model, density, weight, vocabulary)

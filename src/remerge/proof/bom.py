@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from remerge.atomic import json_text
 from remerge.proof.lineage import FINAL, Artefact, Lineage, graph
+from remerge.tensors.json_files import json_text
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError
+from remerge.files import regular_file_size
 from remerge.proof.diff import ModelDifference, compare
 from remerge.proof.digests import sha256_of_ranges, whole
 from remerge.proof.lock import read_lock
-from remerge.tensors.safetensors import regular_file_size
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import numpy as np
 from remerge.errors import CheckpointError
 from remerge.kernels import distance
 from remerge.progress import track
-from remerge.proof.weights import Weights, open_weights, read_bytes
+from remerge.proof.models import Weights, open_weights, read_bytes
 from remerge.shards.threads import thread_count
 from remerge.tensors import names
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE

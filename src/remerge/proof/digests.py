@@ -20,12 +20,14 @@ from threading import local
 import numpy as np
 
 from remerge.errors import CheckpointError
+from remerge.files import regular_file_size
 from remerge.progress import Bar, track
-from remerge.proof.weights import PickledInfo, Weights, open_weights
+from remerge.proof.contents import read_contents
+from remerge.proof.models import PickledInfo, Weights, open_weights, require_one_model
 from remerge.shards.threads import thread_count
 from remerge.tensors.model_id import model_id
 from remerge.tensors.pickles import PickledTensor
-from remerge.tensors.safetensors import TensorInfo, regular_file_size
+from remerge.tensors.safetensors import TensorInfo
 
 _BUFFER = 1 << 22
 
@@ -131,9 +133,25 @@ class Identity:
 def identify(path: Path | str | Weights, threads: int | None = None) -> Identity:
     """Read the model at `path` once and say who it is; CheckpointError if it is malformed.
 
+    A folder must hold regular files only, and weights of one model (`require_one_model`).
+
     `threads` (default: all cores) changes the time, never the id.
     """
-    weights = path if isinstance(path, Weights) else open_weights(path)
+    if isinstance(path, Weights):
+        return _identity(path, threads)
+    path = Path(path)
+    if not path.is_dir():
+        return _identity(open_weights(path), threads)
+    contents = read_contents(path)
+    contents.require_plain()
+    weights = open_weights(path)
+    require_one_model(weights, contents.files)
+    identity = _identity(weights, threads)
+    contents.require_unchanged()
+    return identity
+
+
+def _identity(weights: Weights, threads: int | None) -> Identity:
     infos = list(weights.tensors.values())
     label = f"id {weights.path.name}"
     digests = sha256_of_ranges([range_of(info) for info in infos], threads, label)

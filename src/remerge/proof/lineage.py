@@ -17,7 +17,7 @@ from typing import Any
 
 from remerge.errors import CheckpointError
 from remerge.proof.digests import sha256_of_ranges, whole
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import read_json
 
 FINAL = "merged/final"
 

@@ -18,9 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from remerge.atomic import json_text, write_text
+from remerge.files import write_text
 from remerge.proof.bom import bom_text
 from remerge.proof.lineage import Lineage
+from remerge.tensors.json_files import json_text
 
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:remerge:pipeline:v1"

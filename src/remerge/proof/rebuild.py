@@ -42,6 +42,9 @@ _KEPT = (
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
 )
 
+#: Settings of a repository can name programs that git runs; nothing here needs any.
+_GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+
 
 @dataclass(frozen=True)
 class Rebuilt:
@@ -130,7 +133,7 @@ def lay(project: Path, surroundings: Surroundings) -> Surroundings:
     place = surroundings.place
     place.parent.mkdir(parents=True, exist_ok=True)
     with _umask(surroundings.umask):
-        _run(["git", "clone", "--quiet", "--no-hardlinks", str(project), str(place)], "git clone")
+        _run([*_GIT, "clone", "--quiet", "--no-hardlinks", str(project), str(place)], "git clone")
         names = _lay_in_reverse(place)
         (place / "dvc.lock").unlink(missing_ok=True)
         home = Path(surroundings.variables["HOME"])
@@ -153,7 +156,7 @@ def _listed_otherwise(first: Path, second: Path) -> bool:
 
 def repro(surroundings: Surroundings, targets: Sequence[str], log: Path) -> None:
     """Build what `lay` has laid from nothing, as `surroundings` say."""
-    command = [*surroundings.prefix, sys.executable, "-m", "dvc", "repro", *targets]
+    command = [*surroundings.prefix, sys.executable, "-P", "-m", "dvc", "repro", *targets]
     variables = _variables(surroundings, surroundings.place)
     with _umask(surroundings.umask):
         _run(command, f"the rebuild on {surroundings.name}", surroundings.place, variables, log)
@@ -169,7 +172,7 @@ def _umask(mask: int) -> Iterator[None]:
 
 
 def _require_committed(project: Path) -> None:
-    status = ["git", "-C", str(project), "status", "--porcelain", "--untracked-files=no"]
+    status = [*_GIT, "-C", str(project), "status", "--porcelain", "--untracked-files=no"]
     done = subprocess.run(status, check=False, capture_output=True, text=True)
     if done.returncode:
         raise ToolError(f"{project}: is no git checkout, so there is no commit to rebuild")
@@ -201,7 +204,7 @@ def _variables(surroundings: Surroundings, place: Path) -> dict[str, str]:
 def _lay_in_reverse(place: Path) -> list[str]:
     """Create the checked-out files anew in reverse order: some file systems list them so."""
     listed = subprocess.run(
-        ["git", "-C", str(place), "ls-files", "-z"], capture_output=True, check=True
+        [*_GIT, "-C", str(place), "ls-files", "-z"], capture_output=True, check=True
     )
     names = [os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
     aside = place / ".git" / "aside"

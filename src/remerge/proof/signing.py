@@ -20,8 +20,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from remerge.atomic import write_bytes
-from remerge.errors import SignatureError, printable
+from remerge.errors import CheckpointError, SignatureError, printable
+from remerge.files import regular_file_size, write_bytes
+from remerge.proof.check import MANIFEST, check_folder
+from remerge.proof.contents import IGNORED, Contents, ignored_note, is_ignored, read_contents
 from remerge.proof.digests import sha256_of_ranges, whole
 
 #: Holds the password of an encrypted private key; a command line would show it to everybody.
@@ -50,6 +52,12 @@ def sign(
     _require(model, private_key, *([certificate] if certificate else []), *chain)
     if signature.resolve().is_relative_to(model.resolve()):
         raise SignatureError(f"{signature}: lies in what it signs; put it beside {model}")
+    contents = _plain(model)
+    for name in contents.files if contents else ():
+        if not is_ignored(name) and any(name.startswith(f"{place}/") for place in IGNORED):
+            raise SignatureError(f"{model / name}: cannot be signed there; move it away")
+    if contents and MANIFEST in contents.files:
+        _require_sound(model)
     signature.parent.mkdir(parents=True, exist_ok=True)
     config = Config().set_hashing_config(_hashing())
     with _one_line(f"cannot sign {model}"), _unlocked(Path(private_key)) as key:
@@ -77,6 +85,7 @@ def _unlocked(private_key: Path) -> Iterator[Path]:
     """
     from cryptography.hazmat.primitives import serialization as pem
 
+    regular_file_size(private_key)  # a device never ends
     data, password = private_key.read_bytes(), os.environb.get(PASSWORD_VARIABLE.encode())
     if b"ENCRYPTED" not in data:
         yield private_key
@@ -96,8 +105,11 @@ def verify_signature(
     *,
     public_key: Path | str | None = None,
     trusted: Sequence[Path | str] = (),
-) -> None:
+) -> str:
     """Return if `signature` is that of `model`'s files by whom we trust; SignatureError otherwise.
+
+    A folder must hold the signed files, as regular files, and nothing else but what hubs and their
+    clients add (`proof.contents`); what was passed over is returned as a line, mostly an empty one.
 
     Give either the signer's `public_key` (PEM) or `trusted`, certificates of authorities (PEM); the
     system's own authorities are never asked.
@@ -108,6 +120,7 @@ def verify_signature(
         raise SignatureError("name either the signer's public key or the authorities to trust")
     model, signature = Path(model), Path(signature)
     _require(model, signature, *([public_key] if public_key else []), *trusted)
+    contents = _plain(model)
     config = Config().set_hashing_config(_hashing())
     with _one_line(f"{model} is not what was signed, or not by whom you trust"):
         if public_key:
@@ -122,15 +135,16 @@ def verify_signature(
                 raise
             if model.is_file():
                 raise SignatureError(f"{model} is not what was signed: it has changed") from None
-            changed = _changed(model, signature)
+            changed = _changed(model, signature, contents)
         else:
             changed = set()
         # Also where all agrees: a signer may have told the library to pass over files, git's say.
         covered = set(_signed(signature)) if model.is_dir() else set()
-    present = _files(model)
+    present = set(contents.files) if contents else set()
+    passed_over = contents.ignored(covered) if contents else []
     differences = {
         "changed": changed,
-        "not covered by the signature": present - covered,
+        "not covered by the signature": contents.unlisted(covered) if contents else (),
         "missing": covered - present,
     }
     if any(differences.values()):
@@ -140,15 +154,39 @@ def verify_signature(
             if names
         )
         raise SignatureError(f"{model} is not what was signed: {said}")
+    if contents:
+        try:
+            contents.require_unchanged()
+        except CheckpointError as error:
+            raise SignatureError(str(error)) from None
+    return ignored_note(passed_over)
 
 
-def _files(model: Path) -> set[str]:
-    return {path.relative_to(model).as_posix() for path in model.rglob("*") if not path.is_dir()}
+def _require_sound(model: Path) -> None:
+    """SignatureError for a folder that is not what its own manifest says."""
+    try:
+        problems = check_folder(model).problems
+    except CheckpointError as error:
+        raise SignatureError(str(error)) from None
+    if problems:
+        raise SignatureError(f"{model}: {problems[0]}; nothing is signed")
 
 
-def _changed(model: Path, signature: Path) -> set[str]:
+def _plain(model: Path) -> Contents | None:
+    """What lies in the folder; None for a file, SignatureError if it is more than regular files."""
+    if not model.is_dir():
+        return None
+    try:
+        contents = read_contents(model)
+        contents.require_plain()
+    except CheckpointError as error:
+        raise SignatureError(str(error)) from None
+    return contents
+
+
+def _changed(model: Path, signature: Path, contents: Contents | None) -> set[str]:
     signed = _signed(signature)
-    both = sorted(_files(model) & signed.keys())
+    both = sorted(contents.files.keys() & signed.keys()) if contents else []
     digests = sha256_of_ranges([whole(model / name) for name in both])
     return {name for name, digest in zip(both, digests, strict=True) if digest != signed[name]}
 
@@ -161,12 +199,12 @@ def _signed(signature: Path) -> dict[str, str]:
 
 
 def _hashing() -> Any:
-    """Every file, followed if it is a link into the DVC cache."""
+    """Every file but those that hubs and their clients add, which the signature then names."""
     from model_signing.hashing import Config
 
-    config = Config().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=True)
-    # By default it passes over git's files, and code can lie in `.git` as well.
-    return config.set_allow_symlinks(True).set_ignored_paths(paths=[], ignore_git_paths=False)
+    config = Config().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=False)
+    # By default it passes over all of git's files, and code can lie in `.git`.
+    return config.set_ignored_paths(paths=IGNORED, ignore_git_paths=False)
 
 
 def _require(*paths: Path | str) -> None:

@@ -172,10 +172,11 @@ def _use(sheet: _Sheet, what: str, how: str, command: list[str], place: Path) ->
         return False
     # Once more from within: a stage is a program that was started by one that was started so.
     script = (
-        "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+        "import subprocess, sys; "
+        "subprocess.run([sys.executable, '-P', '-c', sys.argv[1]], check=True)"
     )
     inner = f"import os, numba; os.listdir({str(place)!r})"
-    probe = [*sheet.prefix, *command, sys.executable, "-c", script, inner]
+    probe = [*sheet.prefix, *command, sys.executable, "-P", "-c", script, inner]
     done = subprocess.run(probe, check=False, capture_output=True, text=True, cwd="/")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it fails"])[-1]
@@ -239,7 +240,7 @@ def _foreign_locale(folder: Path) -> tuple[str, Path | None]:
         comma = "import locale as l, sys; l.setlocale(l.LC_ALL, sys.argv[1]); "
         comma += "sys.exit(l.localeconv()['decimal_point'] != ',')"
         variables = os.environ | {"LOCPATH": str(folder)}
-        test = [sys.executable, "-c", comma, name]
+        test = [sys.executable, "-P", "-c", comma, name]
         done = subprocess.run(test, env=variables, check=False, capture_output=True)
         if done.returncode == 0:
             return name, folder

@@ -18,8 +18,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from remerge.errors import RecipeError, printable
+from remerge.pins.recipe_text import read_document
 from remerge.schema import shown
-from remerge.sources.recipe_text import read_document
 
 _WHERE = "conf/config.yaml"
 

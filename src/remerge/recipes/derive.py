@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from remerge.code import ITEMS
 from remerge.errors import RecipeError
 from remerge.quantize.formats import FORMATS, choose
 from remerge.recipes.graph import Graph, Input, read_graph
@@ -29,13 +30,6 @@ _OWN_PROJECT = (
     "needs a project of its own (`remerge new`, in preparation): until then merge step by step "
     "with `remerge ties` and `remerge gradient`"
 )
-#: Folders of code that an item runs, by `evaluate` or container: its own, and two that it shares.
-CODE = {
-    "evaluate": ("evaluate", "evaluate", "evaluate"),
-    "gguf": ("quantize/gguf", "quantize/core", "quantize/blocks"),
-    "ggml": ("quantize/ggml", "quantize/core", "quantize/blocks"),
-    "gptq": ("quantize/gptq", "quantize/core", "quantize/core"),
-}
 
 
 def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]:
@@ -228,7 +222,8 @@ def _format_item(name: str, settings: Quantize) -> dict[str, str]:
 
 
 def _item(kind: str, code: str, section: str, reads: str, data: str, text: str) -> dict[str, str]:
-    own, core, blocks = CODE[code]
+    # DVC wants a path for each dependency: what an item has fewer of is named again.
+    own, core, blocks = (*ITEMS[code], ITEMS[code][-1])[:3]
     return {
         "kind": kind,
         "section": section,

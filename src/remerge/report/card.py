@@ -15,29 +15,23 @@ from typing import Any
 import yaml
 
 from remerge.errors import printable
-from remerge.prompts import ALPACA
 from remerge.report.build import Build, origin
 from remerge.report.card_results import formats, published, scores
 from remerge.report.commands import rebuild_commands
-from remerge.report.markdown import code, fence, table, text
-from remerge.report.markup import size
+from remerge.report.markdown import Markdown, code, fence, table, text
+from remerge.report.numbers import size
 from remerge.report.origins import listed_sources, shown
 from remerge.report.page import summary
+from remerge.report.rendering import render
+from remerge.report.scores import IN_ITS_OWN
 from remerge.report.sizes import weights_of
+from remerge.vocabulary.prompts import ALPACA
 
 #: Licences that the hub knows by a name of its own, of those that models carry.
 _HUB_LICENCES = {
     "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
     "cc-by-nc-sa-4.0", "llama2", "llama3", "gpl-3.0", "agpl-3.0", "openrail", "unknown", "other",
 }  # fmt: skip
-_HOW = (
-    "LoRAs are baked in at full strength. Each part is a TIES merge (arXiv 2306.01708) into the "
-    "base; the result is a gradient merge of P1 and P2, the ratio being the share of P2."
-)
-_ID = (
-    "The id is a digest of the names, types, shapes and bytes of all tensors, so it does not "
-    "change with the files they lie in."
-)
 #: The file beside the card that `licences` is the text of.
 LICENCES_NAME = "LICENSE.md"
 
@@ -47,19 +41,21 @@ def card(build: Build) -> str:
     head = yaml.safe_dump(
         metadata(build), sort_keys=False, allow_unicode=False, default_flow_style=False, width=10**9
     )
-    sections = [
-        f"# {text(build.title)}",
-        *_introduction(build),
-        *_prompt(build),
-        *_recipe(build),
-        *scores(build),
-        *published(build),
-        *formats(build),
-        *_rebuild(build),
-        "## Licences",
-        *_licences(build),
-    ]
-    return f"---\n{head}---\n\n" + "\n\n".join(sections) + "\n"
+    body = render(
+        "card.md.j2",
+        build=build,
+        summary=summary(build),
+        facts=_facts(build),
+        prompt=_prompt(build),
+        recipe=_recipe(build),
+        scores=scores(build),
+        in_its_own=IN_ITS_OWN,
+        published=published(build),
+        formats=formats(build),
+        rebuild=[Markdown(line) for line in rebuild_commands(build)],
+        licenses=_licenses(build),
+    )
+    return f"---\n{head}---\n\n{body}"
 
 
 def metadata(build: Build) -> dict[str, Any]:
@@ -118,18 +114,7 @@ def _results(build: Build) -> list[dict[str, Any]]:
     return results
 
 
-def _introduction(build: Build) -> list[str]:
-    opening = (
-        f"{summary(build)} Built by [remerge](#rebuild-and-verify): the same inputs and settings "
-        "give the same bytes on every machine."
-    )
-    told = [opening]
-    if build.assumptions:
-        told.append(
-            "**This is a reconstruction.** The author published which models were merged and how, "
-            "but not every setting. What was not published is a choice of this recipe, listed "
-            "under [What is assumed](#what-is-assumed); the weights need not equal the original's."
-        )
+def _facts(build: Build) -> Markdown:
     weights, total = weights_of(build.final)
     facts = [
         ("model id", code(build.final["model_id"])),
@@ -137,20 +122,23 @@ def _introduction(build: Build) -> list[str]:
         ("type", code(build.recipe["dtype"])),
         ("class", text(build.final["class"])),
     ]
-    return [*told, table(["", ""], [[f"**{name}**", value] for name, value in facts], 2)]
+    return table(["", ""], [[f"**{name}**", value] for name, value in facts], 2)
 
 
-def _prompt(build: Build) -> list[str]:
+def _prompt(build: Build) -> Markdown | None:
+    """The prompt's template; None for a model that goes on with a text."""
     kind = build.recipe.get("prompt") or "alpaca"
-    if kind == "alpaca":
-        return ["## Prompt", "Alpaca:", fence(ALPACA.rstrip("\n"))]
     if kind == "raw":
-        return ["## Prompt", "None: the model goes on with the text that it is given."]
-    return ["## Prompt", fence(str(kind))]
+        return None
+    if kind == "alpaca":
+        template = fence(ALPACA.rstrip("\n"))
+        return Markdown(f"Alpaca:\n\n{template}")
+    return fence(str(kind))
 
 
-def _recipe(build: Build) -> list[str]:
-    rows = [
+def _recipe(build: Build) -> dict[str, Markdown]:
+    """Tables of the sources, the donors and the settings."""
+    sources = [
         [text(role), text(name), code(origin(entry)), text(entry.get("licence") or "not known")]
         for role, name, entry in listed_sources(build)
     ]
@@ -169,43 +157,24 @@ def _recipe(build: Build) -> list[str]:
         for group, section in (("ties", build.ties), ("gradient", build.gradient))
         for key, value in section.items()
     ]
-    told = [
-        "## Recipe",
-        table(["role", "source", "pinned at", "licence"], rows, 4),
-        _HOW,
-        table(["part", "donor", "density", "weight", "vocabulary"], donors, 2),
-        table(["setting", "value"], settings, 2),
-    ]
-    assumed = build.assumptions
-    if assumed:
-        listed = "\n".join(f"- {text(entry)}" for entry in assumed)
-        told += ["### What is assumed", listed]
-    return told
-
-
-def _rebuild(build: Build) -> list[str]:
-    commands = "\n".join(rebuild_commands(build))
-    return [
-        "## Rebuild and verify",
-        "In a checkout of the project that made this, with its locked environment:",
-        f"```sh\n{commands}\n```",
-        f"`remerge id` must print {code(build.final['model_id'])}. {_ID}",
-    ]
+    return {
+        "sources": table(["role", "source", "pinned at", "license"], sources, 4),
+        "donors": table(["part", "donor", "density", "weight", "vocabulary"], donors, 2),
+        "settings": table(["setting", "value"], settings, 2),
+    }
 
 
 def licences(build: Build) -> str:
-    """The licences of the model and of everything that it was made of, as a file of its own."""
-    return "\n\n".join([f"# Licences of {text(build.title)}", *_licences(build)]) + "\n"
+    """The licenses of the model and of everything that it was made of, as a file of its own."""
+    body = render("licenses.md.j2", build=build, licenses=_licenses(build))
+    return f"# Licenses of {text(build.title)}\n\n{body}"
 
 
-def _licences(build: Build) -> list[str]:
+def _licenses(build: Build) -> dict[str, list[str]]:
+    """The names of the sources by license, in the order of their use."""
     gathered: dict[str, list[str]] = {}
     for _, name, entry in listed_sources(build):
         names = gathered.setdefault(str(entry.get("licence") or "not known"), [])
         if name not in names:
             names.append(name)
-    listed = [f"- {text(lic)}: {text(', '.join(names))}" for lic, names in gathered.items()]
-    return [
-        f"This model: {text(build.recipe.get('licence') or 'not known')}. Its sources:",
-        "\n".join(listed),
-    ]
+    return gathered

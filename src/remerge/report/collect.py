@@ -14,7 +14,7 @@ from remerge.errors import RecipeError, printable
 from remerge.evaluate.suite import Suite, suite_from_params
 from remerge.report.build import Build, Scored
 from remerge.report.sizes import quality_of
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import read_json
 
 #: What a place that no recipe fills points at: DVC wants a path.
 UNUSED = "conf/recipe/unused"

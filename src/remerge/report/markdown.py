@@ -9,26 +9,35 @@ from collections.abc import Sequence
 
 from remerge.errors import printable
 
+
+class Markdown(str):
+    """Text that is already Markdown."""
+
+    __slots__ = ()
+
+
 _TO_ESCAPE = "\\`*_{}[]<>#|~!"
 
 
-def text(value: object, limit: int = 400) -> str:
+def text(value: object, limit: int = 400) -> Markdown:
     """Text that Markdown takes for text, on one line."""
-    return "".join(f"\\{c}" if c in _TO_ESCAPE else c for c in printable(value, limit))
+    shown = printable(value, limit)
+    return Markdown("".join(f"\\{c}" if c in _TO_ESCAPE else c for c in shown))
 
 
-def code(value: object, limit: int = 400) -> str:
-    """Text as code; a backtick within becomes an apostrophe, and a bar no end of a table's cell."""
-    return f"`{printable(value, limit).replace('`', chr(39)).replace('|', '/')}`"
+def code(value: object, limit: int = 400) -> Markdown:
+    """Text as code; a backtick within becomes an apostrophe, a bar (a table's) a slash."""
+    shown = printable(value, limit).replace("`", "'").replace("|", "/")
+    return Markdown(f"`{shown}`")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A table whose first `texts` columns are text, the others numbers."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> Markdown:
+    """A table of Markdown cells; its first `texts` columns are text, the others numbers."""
     lines = [head, ["---" if i < texts else "---:" for i in range(len(head))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
-def fence(lines_of_text: str) -> str:
+def fence(lines_of_text: str) -> Markdown:
     """Text as a block of code."""
     lines = [printable(line, 400).replace("```", "'''") for line in lines_of_text.splitlines()]
-    return "```text\n" + "\n".join(lines) + "\n```"
+    return Markdown("```text\n" + "\n".join(lines) + "\n```")

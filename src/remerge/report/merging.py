@@ -1,4 +1,4 @@
-"""The section of the report about what was seen while merging: heat maps by layer and kind.
+"""What the report says about what was seen while merging: heat maps by layer and kind.
 
 The numbers come from the manifests of p1, p2 and final, which the merges wrote at no extra pass.
 """
@@ -7,14 +7,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from remerge.report.build import Build, place_of
-from remerge.report.drawing import heat_map, legend, line_along, shares
-from remerge.report.markup import Markup, decimal, element, join, percent, table
+from remerge.report.drawing import (
+    Curve,
+    HeatMap,
+    Legend,
+    Shares,
+    heat_map,
+    legend,
+    line_along,
+    shares,
+)
+from remerge.report.numbers import decimal, percent
 from remerge.report.scale import Scale, around_zero, growing, linear
 
 Statistics = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class DonorRow:
+    """A donor of a part; `trimmed` and `gave` are fractions."""
+
+    name: str
+    color: str
+    density: float
+    weight: float
+    norm: float
+    trimmed: float
+    gave: float
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Heat maps of one statistic, with the legend that they share."""
+
+    title: str
+    legend: Legend
+    maps: tuple[HeatMap, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A TIES merge; `kinds` are rows of means by kind of tensor, below `kinds_head`."""
+
+    name: str
+    names: tuple[str, ...]
+    shares: Shares
+    donors: tuple[DonorRow, ...]
+    maps: tuple[Maps, ...]
+    kinds_head: list[str]
+    kinds: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What `merge.html.j2` shows."""
+
+    gradient: str
+    blend: Curve | None
+    parts: tuple[Part, ...]
 
 
 def statistics_of(manifest: Mapping[str, Any]) -> Statistics:
@@ -38,51 +92,27 @@ def ratios_of(manifest: Mapping[str, Any]) -> dict[str, float]:
     return {n: s["ratio"] for n, s in statistics_of(manifest).items() if "ratio" in s}
 
 
-def merging_section(build: Build) -> Markup:
+def merge_of(build: Build) -> Merge:
     """Both TIES merges and the blend of their results."""
-    return element(
-        "section",
-        element("h2", "Inside the merge"),
-        element(
-            "p",
-            "A task vector is what training changed: donor minus base. TIES keeps the largest "
-            "entries of each, lets them elect a sign and averages those that agree.",
-            class_="quiet",
-        ),
-        blend(build),
-        *(_part(name, build.merges[name]) for name in ("p1", "p2") if name in build.merges),
-        class_="card",
-        id="merge",
+    parts = [_part(name, build.merges[name]) for name in ("p1", "p2") if name in build.merges]
+    return Merge(
+        gradient=", ".join(f"{value:g}" for value in build.gradient["values"]),
+        blend=_blend(build),
+        parts=tuple(part for part in parts if part is not None),
     )
 
 
-def blend(build: Build) -> Markup | None:
+def _blend(build: Build) -> Curve | None:
     """The share of P2 along the model."""
     ratios = ratios_of(build.final)
     if not ratios:
         return None
-    values = ", ".join(f"{value:g}" for value in build.gradient["values"])
     words = "share of P2 in percent, tensor by tensor in state-dict order"
-    return join(
-        element("h3", "Blend ratio along the model"),
-        element(
-            "p",
-            f"Share of P2 in percent, tensor by tensor in state-dict order; layers as bands. "
-            f"Gradient {values} along {build.gradient['along']}.",
-            class_="quiet",
-        ),
-        element(
-            "div",
-            line_along(
-                ratios,
-                f"{words}, from {percent(min(ratios.values()))} to {percent(max(ratios.values()))}",
-            ),
-            class_="scroll",
-        ),
-    )
+    low, high = percent(min(ratios.values())), percent(max(ratios.values()))
+    return line_along(ratios, f"{words}, from {low} to {high}")
 
 
-def _part(part: str, manifest: Mapping[str, Any]) -> Markup | None:
+def _part(part: str, manifest: Mapping[str, Any]) -> Part | None:
     found = {n: s for n, s in statistics_of(manifest).items() if "norms" in s}
     donors = ties_donors(manifest)
     if not found or not donors:
@@ -93,9 +123,7 @@ def _part(part: str, manifest: Mapping[str, Any]) -> Markup | None:
     norms = [value for s in found.values() for value in s["norms"]]
     cosines = [value for s in found.values() for value in s["cosines"]]
     given = [value for s in found.values() for value in s["contributions"]]
-    return join(
-        element("h3", f"{part.upper()}: {', '.join(names)}"),
-        _donor_table(donors, found, counts),
+    maps = [
         _maps(
             "How far each donor moved",
             "root mean square of the task vector, before trimming",
@@ -115,13 +143,28 @@ def _part(part: str, manifest: Mapping[str, Any]) -> Markup | None:
             linear(min([0.0, *given]) * 100, max([*given, 0.0]) * 100 or 1.0),
         ),
         _disagreement(found, counts, names),
-        _by_kind(found, names, counts),
+    ]
+    rows = _donor_rows(donors, found, counts)
+    return Part(
+        name=part,
+        names=tuple(names),
+        shares=shares(
+            [(row.name, row.gave) for row in rows],
+            "share of the merged task vector that each donor gave, over all tensors",
+        ),
+        donors=rows,
+        maps=tuple(m for m in maps if m.maps),
+        kinds_head=[
+            "kind of tensor",
+            *(f"root mean square, {name}" for name in names),
+            "conflict, %",
+            *(f"gave, %, {name}" for name in names),
+        ],
+        kinds=_by_kind(found, len(names), counts),
     )
 
 
-def _disagreement(
-    found: Statistics, counts: Mapping[str, int], names: Sequence[str]
-) -> Markup | None:
+def _disagreement(found: Statistics, counts: Mapping[str, int], names: Sequence[str]) -> Maps:
     """Sign conflict, and the share kept of donors of which the trim kept more here than there."""
     conflict = {name: 100 * s["conflict"] for name, s in found.items()}
     shares = {name: _kept(found, counts, i) for i, name in enumerate(names)}
@@ -145,43 +188,26 @@ def _kept(found: Statistics, counts: Mapping[str, int], index: int) -> dict[str,
 
 def _maps(
     title: str, unit: str, maps: Sequence[tuple[str, Mapping[str, float]]], scale: Scale
-) -> Markup | None:
-    if not maps:
-        return None
-    return join(
-        element("h4", title),
-        legend(scale, unit),
-        element("div", *(heat_map(name, values, scale) for name, values in maps), class_="maps"),
-    )
+) -> Maps:
+    drawn = tuple(heat_map(name, values, scale) for name, values in maps)
+    return Maps(title, legend(scale, unit), drawn)
 
 
-def _donor_table(
+def _donor_rows(
     donors: Sequence[Mapping[str, Any]], found: Statistics, counts: Mapping[str, int]
-) -> Markup:
+) -> tuple[DonorRow, ...]:
     total = sum(counts[name] for name in found) or 1
-    gave = [_mean(found, counts, "contributions", i) for i in range(len(donors))]
-    rows = []
-    for index, donor in enumerate(donors):
-        kept = sum(s["kept"][index] for s in found.values())
-        norm = math.sqrt(_mean(found, counts, "norms", index, power=2))
-        swatch = element("i", class_=f"c{index % 8}", style="border:0")
-        key = element("span", swatch, class_="key", style="display:inline")
-        rows.append(
-            element(
-                "tr",
-                element("th", key, str(donor["model"]), scope="row"),
-                element("td", f"{donor['density']:g}"),
-                element("td", f"{donor['weight']:g}"),
-                element("td", decimal(norm)),
-                element("td", f"{percent(1 - kept / total)} %"),
-                element("td", f"{percent(gave[index])} %"),
-            )
+    return tuple(
+        DonorRow(
+            name=str(donor["model"]),
+            color=f"c{index % 8}",
+            density=donor["density"],
+            weight=donor["weight"],
+            norm=math.sqrt(_mean(found, counts, "norms", index, power=2)),
+            trimmed=1 - sum(s["kept"][index] for s in found.values()) / total,
+            gave=_mean(found, counts, "contributions", index),
         )
-    head = ["donor", "density", "weight", "root mean square", "trimmed away", "gave"]
-    bar = [(str(donor["model"]), share) for donor, share in zip(donors, gave, strict=True)]
-    return join(
-        shares(bar, "share of the merged task vector that each donor gave, over all tensors"),
-        table(head, rows),
+        for index, donor in enumerate(donors)
     )
 
 
@@ -194,28 +220,21 @@ def _mean(
     return math.fsum(counts[n] * v * (v if power == 2 else 1) for n, v in values.items()) / total
 
 
-def _by_kind(found: Statistics, names: Sequence[str], counts: Mapping[str, int]) -> Markup:
-    """The maps as a table of means by kind of tensor, for readers of numbers and of screens."""
+def _by_kind(
+    found: Statistics, donors: int, counts: Mapping[str, int]
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The maps as means by kind of tensor, for readers of numbers and of screens."""
     kinds: dict[str, Statistics] = {}
     for name, statistics in found.items():
         kinds.setdefault(place_of(name)[1], {})[name] = statistics
-    rows = []
-    for kind, group in kinds.items():
-        cells = [
-            *(decimal(_mean(group, counts, "norms", i)) for i in range(len(names))),
-            percent(_mean(group, counts, "conflict")),
-            *(percent(_mean(group, counts, "contributions", i)) for i in range(len(names))),
-        ]
-        title = element("th", kind, scope="row")
-        rows.append(element("tr", title, *(element("td", cell) for cell in cells)))
-    head = [
-        "kind of tensor",
-        *(f"root mean square, {name}" for name in names),
-        "conflict, %",
-        *(f"gave, %, {name}" for name in names),
-    ]
-    return element(
-        "details",
-        element("summary", "The same as a table of means by kind of tensor"),
-        table(head, rows),
+    return tuple(
+        (
+            kind,
+            (
+                *(decimal(_mean(group, counts, "norms", i)) for i in range(donors)),
+                percent(_mean(group, counts, "conflict")),
+                *(percent(_mean(group, counts, "contributions", i)) for i in range(donors)),
+            ),
+        )
+        for kind, group in kinds.items()
     )

@@ -14,10 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from remerge.atomic import TEMPORARY_SUFFIX, flush_folder, write_text
-from remerge.disk import disk_errors
 from remerge.errors import CheckpointError, RecipeError
-from remerge.tensors.checkpoint import read_json
+from remerge.files import TEMPORARY_SUFFIX, disk_errors, flush_folder, write_text
+from remerge.proof.check import MANIFEST, FolderCheck, check_folder
+from remerge.proof.contents import Contents, read_contents
+from remerge.proof.lock import recorded_files
+from remerge.tensors.checkpoint import check_file_name
+from remerge.tensors.json_files import read_json
+from remerge.tensors.model_id import parse_model_id
 
 MODEL, QUANTIZED, REPORT = Path("merged/final"), Path("quantized"), Path("report")
 #: What comes of the report: the card, which is the folder's README, licences, provenance.
@@ -32,24 +36,37 @@ def release(out: Path, formats: Sequence[str] = (), root: Path = Path()) -> list
     formats  names of folders of `quantized/`, which become folders of `out`
     root     the project, whose pipeline has run
 
-    RecipeError if `out` exists, a format was not made, or the report is of another model;
-    CheckpointError for an output that is incomplete.
+    Every byte is checked first, and only what manifests list is taken. RecipeError if `out` exists,
+    a format was not made, or the report is of another model; CheckpointError for an output that is
+    damaged or holds more than its manifest lists.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise RecipeError(f"{out}: is there already; name a folder that is not")
+    for name in formats:
+        check_file_name(name, "--formats")
     places = {"": root / MODEL, **{name: root / QUANTIZED / name for name in formats}}
-    for folder in places.values():
-        _check_complete(folder)
-    _check_card(root)
+    listed = {name: _checked(folder) for name, folder in places.items()}
+    report = _checked_report(root)
     temporary = out.with_name(f".{out.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         with disk_errors(f"release {out}", out.parent):
-            for name, folder in places.items():
-                _link_files(folder, temporary / name)
+            for name, contents in listed.items():
+                for file in contents.files:
+                    _link(contents, file, temporary / name / file)
             for name in _BESIDE:
-                _link(root / REPORT / name, temporary / name)
-            write_text(temporary / _SUMS, "".join(sorted(_sums(root, temporary, places))))
+                _link(report, name, temporary / name)
+            names = {f"{n}/{f}" if n else f for n, c in listed.items() for f in c.files}
+            sums = sorted(_sums(root, temporary, places))
+            if {line[66:-1] for line in sums} != names | set(_BESIDE):
+                raise CheckpointError(
+                    f"{root / REPORT / _SUMS}: does not list the files of the model and its "
+                    "formats; run `dvc repro`"
+                )
+            write_text(temporary / _SUMS, "".join(sums))
             flush_folder(temporary)
+            problems = check_folder(temporary).problems
+            if problems:
+                raise CheckpointError(f"{root / REPORT / _SUMS}: {problems[0]}; run `dvc repro`")
             temporary.rename(out)
             flush_folder(out.parent)
     finally:
@@ -58,44 +75,50 @@ def release(out: Path, formats: Sequence[str] = (), root: Path = Path()) -> list
     return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
 
 
-def _check_complete(folder: Path) -> None:
-    """CheckpointError unless every file that the manifest lists is there with its size."""
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
+def _checked(folder: Path) -> Contents:
+    """The files of an output, which are those that its manifest lists, undamaged."""
+    if not (folder / MANIFEST).is_file():
         raise RecipeError(f"{folder}: is not built; run `dvc repro`")
-    for name, entry in read_json(manifest)["files"].items():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != entry["size"]:
-            raise CheckpointError(
-                f"{file}: is missing or incomplete; `remerge check {folder}` says how to repair it"
-            )
+    contents = read_contents(folder)
+    _require_sound(check_folder(folder))
+    contents.require_unchanged()
+    return contents
 
 
-def _check_card(root: Path) -> None:
-    for name in (*_BESIDE, _SUMS):
-        if not (root / REPORT / name).is_file():
-            raise RecipeError(f"{root / REPORT / name}: is not there; run `dvc repro`")
-    identity = read_json(root / MODEL / "manifest.json")["model_id"]
-    card = root / REPORT / "README.md"
-    if identity not in card.read_text():
-        raise RecipeError(
-            f"{card}: is the card of another model than {root / MODEL}; run `dvc repro`"
+def _require_sound(check: FolderCheck) -> None:
+    if check.problems:
+        raise CheckpointError(
+            f"{check.folder}: {check.problems[0]}; nothing is released: `remerge check` names all "
+            "that is damaged, `remerge repair` removes it"
         )
 
 
-def _link_files(folder: Path, target: Path) -> None:
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            _link(file, target / file.name)
+def _checked_report(root: Path) -> Contents:
+    """The files of the report, which must be of this model."""
+    folder = root / REPORT
+    for name in (*_BESIDE, _SUMS):
+        if not (folder / name).is_file():
+            raise RecipeError(f"{folder / name}: is not there; run `dvc repro`")
+    contents = read_contents(folder)
+    contents.require_plain()
+    if recorded_files(folder) is not None:
+        _require_sound(check_folder(folder))
+    identity = parse_model_id(str(read_json(root / MODEL / MANIFEST).get("model_id")))
+    if identity not in (folder / "README.md").read_text():
+        raise RecipeError(
+            f"{folder / 'README.md'}: is the card of another model than {root / MODEL}; run "
+            "`dvc repro`"
+        )
+    return contents
 
 
-def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the two are on different file systems."""
+def _link(source: Contents, name: str, target: Path) -> None:
+    """A hard link, or a copy where the two are on different file systems, of what was checked."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, target)
+        os.link(source.folder / name, target, follow_symlinks=False)
     except OSError:
-        shutil.copyfile(source, target)
+        shutil.copyfile(source.folder / name, target, follow_symlinks=False)
 
 
 def _sums(root: Path, made: Path, places: dict[str, Path]) -> Iterator[str]:

@@ -1,14 +1,19 @@
-"""The section of the report about quantised formats: size, bits a weight, what was lost."""
+"""What the report says about quantized formats: size, bits a weight, what was lost."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from remerge.report.build import Build
-from remerge.report.markup import Markup, decimal, element, percent, points, size, table
+from remerge.report.drawing import Tradeoff, tradeoff
+from remerge.report.numbers import decimal, percent, points, size
 
 _BYTES = {"F16": 2, "BF16": 2, "F32": 4}
+#: Share of tokens on which a format that is recommended agrees with the unquantized model.
+GOOD_AGREEMENT = 0.99
 
 
 def weights_of(manifest: Mapping[str, Any]) -> tuple[int, int]:
@@ -34,78 +39,107 @@ def thousandths(divergence: float) -> str:
     return f"{1000 * divergence:.3f}"
 
 
-def formats_section(build: Build) -> Markup | None:
-    """A row for each format beside the unquantised model; None where no format was made."""
+@dataclass(frozen=True)
+class FormatRow:
+    """One file: `share` of the largest, and what was measured as text, empty where nothing was."""
+
+    name: str
+    size: int
+    share: float
+    bits: float
+    perplexity: str
+    growth: str
+    divergence: str
+    agreement: str
+    class_: str
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Formats:
+    """What `formats.html.j2` shows; `choice` recommends one, empty where nothing was measured."""
+
+    measured: bool
+    rows: tuple[FormatRow, ...]
+    choice: str
+    picture: Tradeoff | None
+
+
+def formats_of(build: Build) -> Formats | None:
+    """A row for each format beside the unquantized model; None where no format was made."""
     if not build.formats:
         return None
-    weights, unquantised = weights_of(build.final)
-    largest = max([unquantised, *(m["size"] for m in build.formats.values())])
+    weights, unquantized = weights_of(build.final)
+    largest = max([unquantized, *(m["size"] for m in build.formats.values())])
     found = [q for m in build.formats.values() if (q := quality_of(m)).get("reference_perplexity")]
     reference = {"perplexity": found[0]["reference_perplexity"]} if found else {}
-    measured = any(quality_of(m) for m in build.formats.values())
-    rows = [_row("safetensors", unquantised, largest, reference, weights, measured, build)]
-    rows += [
-        _row(name, manifest["size"], largest, manifest, weights, measured, build)
-        for name, manifest in build.formats.items()
-    ]
-    head = ["format", "size", "", "bits a weight"]
-    if measured:
-        head += ["perplexity", "growth", "divergence", "same token"]
-    head += ["class", "runs in"]
-    words = (
-        "Perplexity on held-back text of the recipe, both models computed in float64 on the "
-        "weights that the file stands for; its growth is the loss by quantisation. Divergence: "
-        "Kullback-Leibler, of the next token's distribution from the unquantised model's, in "
-        "thousandths of a nat a token. Same token: how often both would say the same next."
+    listed = {"safetensors": {**reference, "size": unquantized}, **build.formats}
+    measured = {n: (m["size"], q) for n, m in build.formats.items() if (q := quality_of(m))}
+    recommended = _recommended(measured)
+    lost = {n: (s, float(q["divergence"])) for n, (s, q) in measured.items() if "divergence" in q}
+    return Formats(
+        measured=bool(measured),
+        rows=tuple(_row(n, m, largest, weights, build) for n, m in listed.items()),
+        choice=_choice(recommended, measured),
+        picture=tradeoff(lost, recommended) if len(lost) > 1 else None,
     )
-    return element(
-        "section",
-        element("h2", "Formats"),
-        element(
-            "p", words if measured else "Every file that was made of the result.", class_="quiet"
-        ),
-        table(head, rows, texts={"", "class", "runs in"}),
-        class_="card",
-        id="formats",
+
+
+def _recommended(measured: Mapping[str, tuple[int, Mapping[str, Any]]]) -> str:
+    """The smallest format that mostly says the same token, else the one that lost the least."""
+    same = {n: (size, q["agreement"]) for n, (size, q) in measured.items() if "agreement" in q}
+    good = [name for name, (_, agreement) in same.items() if agreement >= GOOD_AGREEMENT]
+    if good:
+        return min(good, key=lambda name: same[name][0])
+    return max(same, key=lambda name: same[name][1], default="")
+
+
+def _choice(name: str, measured: Mapping[str, tuple[int, Mapping[str, Any]]]) -> str:
+    if not name:
+        return ""
+    count, quality = measured[name]
+    rule = (
+        f"the smallest that says the same token at least {percent(GOOD_AGREEMENT, 0)} % of the time"
     )
+    if quality["agreement"] < GOOD_AGREEMENT:
+        rule = "the one that lost the least"
+    return f"To run it, take {name} ({size(count)}): {rule}."
+
+
+def noise(quality: Mapping[str, Any]) -> float | None:
+    """Two standard errors of the growth of the perplexity, as a fraction; None where unknown.
+
+    To second order the log-ratio of two close distributions has twice their Kullback-Leibler
+    divergence D as variance, so the mean of n of them has the standard error √(2·D/n).
+    """
+    divergence, tokens = quality.get("divergence"), quality.get("tokens")
+    if divergence is None or not tokens:
+        return None
+    return 2 * math.sqrt(2 * max(0.0, divergence) / tokens)
+
+
+def _band(quality: Mapping[str, Any]) -> str:
+    band = noise(quality)
+    return "" if band is None else f" ± {percent(band, 2)}"
 
 
 def _row(
-    name: str,
-    count: int,
-    largest: int,
-    manifest: Mapping[str, Any],
-    weights: int,
-    measured: bool,
-    build: Build,
-) -> Markup:
-    share = f"width:{percent(count / largest)}%"
-    bar = element("span", element("span", class_="bar", style=share), class_="track")
-    cells = [
-        element("th", name, scope="row"),
-        element("td", size(count)),
-        element("td", bar, class_="text"),
-        element("td", f"{manifest.get('bits_per_weight', 8 * count / weights):.2f}"),
-    ]
-    if measured:
-        cells += _quality_cells(quality_of(manifest))
-    cells += [
-        element("td", str(manifest.get("class") or build.final["class"]), class_="text"),
-        element("td", str(manifest.get("runtime", "transformers")), class_="text"),
-    ]
-    return element("tr", *cells)
-
-
-def _quality_cells(quality: Mapping[str, Any]) -> list[Markup]:
-    if not quality:
-        return [element("td")] * 4
+    name: str, manifest: Mapping[str, Any], largest: int, weights: int, build: Build
+) -> FormatRow:
+    quality = quality_of(manifest)
     reference = quality.get("reference_perplexity")
     grown = quality["perplexity"] / reference - 1 if reference else None
-    shown = "" if grown is None else f"{points(grown, 2)} %"
     divergence, agreement = quality.get("divergence"), quality.get("agreement")
-    return [
-        element("td", decimal(quality["perplexity"], 5)),
-        element("td", shown),
-        element("td", "" if divergence is None else thousandths(divergence)),
-        element("td", "" if agreement is None else f"{percent(agreement)} %"),
-    ]
+    count = manifest["size"]
+    return FormatRow(
+        name=name,
+        size=count,
+        share=count / largest,
+        bits=manifest.get("bits_per_weight", 8 * count / weights),
+        perplexity=decimal(quality["perplexity"], 5) if quality else "",
+        growth="" if grown is None else f"{points(grown, 2)}{_band(quality)} %",
+        divergence="" if divergence is None else thousandths(divergence),
+        agreement="" if agreement is None else f"{percent(agreement)} %",
+        class_=str(manifest.get("class") or build.final["class"]),
+        runtime=str(manifest.get("runtime", "transformers")),
+    )

@@ -18,29 +18,49 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import remerge.kernels
-import remerge.shards
-import remerge.tensors
-from remerge.atomic import flush_folder, json_text, open_atomic, write_bytes, write_json, write_text
-from remerge.digest import sha256_of
-from remerge.disk import disk_errors, require_spaces
+from remerge.architectures.heads import untied
+from remerge.code import PACKAGE, UNITS, digest_of, folder_of
 from remerge.errors import CheckpointError
+from remerge.files import (
+    disk_errors,
+    flush_folder,
+    open_atomic,
+    require_spaces,
+    sha256_of,
+    write_bytes,
+    write_text,
+)
 from remerge.shards.layout import Shard, index_of
 from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
-from remerge.tensors.checkpoint import INDEX_NAME, read_json
+from remerge.tensors.checkpoint import INDEX_NAME
+from remerge.tensors.compatibility import Note
 from remerge.tensors.dtypes import to_torch_name
-from remerge.tensors.fitting import Note
+from remerge.tensors.json_files import json_text, read_json, write_json
 from remerge.tensors.model_id import model_id
 
 TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
     "special_tokens_map.json",
+    "spiece.model",
+    "tekken.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "video_preprocessor_config.json",
     "vocab.json",
+    "vocab.txt",
+)
+#: Those of them that belong to images, sound or video beside the text.
+_PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
 )
 _SETTINGS_FILES = ("generation_config.json", "adapter_config.json")
 #: A file cannot have two names here: other disks, no such thing, forbidden, or too many already.
@@ -52,6 +72,8 @@ _CONFIG_NOISE = (
     "torch_dtype",
     "quantization_config",
 )
+#: Entries that nested parts of config.json lose: the type is written anew, nothing is quantized.
+_NESTED_NOISE = ("torch_dtype", "quantization_config")
 
 #: In a folder of work in progress: the path of what it is to become.
 _TARGET = "target"
@@ -67,6 +89,10 @@ class ArtefactPlan(Plan, Protocol):
     def notes(self) -> tuple[Note, ...]:
         """Lines of the manifest: what was dropped or changed on the way in."""
 
+    @property
+    def unties(self) -> bool:
+        """Whether the output head is a matrix of its own now, which config.json has to say."""
+
     def parameters(self) -> dict[str, Any]:
         """The settings, without paths."""
 
@@ -79,17 +105,10 @@ class ArtefactPlan(Plan, Protocol):
 
 def code_digest(plan: ArtefactPlan) -> str:
     """SHA-256 over the source of everything that decides the bytes of this plan's result."""
-    total = hashlib.sha256()
-    modules = (
-        sys.modules[type(plan).__module__],
-        remerge.kernels,
-        remerge.tensors,
-        remerge.shards,
-    )
-    for folder in sorted({Path(str(module.__file__)).parent for module in modules}):
-        for path in sorted(folder.glob("*.py")):
-            total.update(path.name.encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()
+    module = str(sys.modules[type(plan).__module__].__file__)
+    if not Path(module).resolve().is_relative_to(PACKAGE):  # a plan of somebody else's program
+        return digest_of(*UNITS) + sha256_of(Path(module))
+    return digest_of(folder_of(module), *UNITS)
 
 
 def resume_key(plan: ArtefactPlan) -> str:
@@ -125,7 +144,7 @@ def build(
     for name in ("config.json", *_SETTINGS_FILES):
         if name in companions:  # refused before the work, not after it
             read_json(companions[name])
-    notes = [*plan.notes, *_code_notes(companions)]
+    notes = [*plan.notes, *_code_notes(companions), *_copy_notes(companions)]
     dtype = _torch_dtype(plan)
     missing = [s for s in plan.shards if not record_path(work / s.file).exists()]
     require_spaces(_needs(plan.shards, missing, work, out), plan.label)
@@ -141,7 +160,7 @@ def build(
                 _link_or_copy(work / shard.file, staging / shard.file)
             if len(plan.shards) > 1:
                 write_json(staging / INDEX_NAME, index_of(plan.shards))
-            _write_companions(companions, staging, dtype, config_changes or {})
+            _write_companions(companions, staging, dtype, config_changes or {}, plan.unties)
             manifest = _manifest(plan, notes, records, staging)
             write_json(staging / "manifest.json", manifest)
             publish_folder(staging, out)
@@ -234,15 +253,26 @@ def _code_notes(companions: Mapping[str, Path]) -> list[Note]:
     return [Note("tokenizer", name, text)]
 
 
+def _copy_notes(companions: Mapping[str, Path]) -> list[Note]:
+    """A note for each file of a processor: it is the base's, whatever the donors have."""
+    text = "copied from the first model, byte for byte"
+    return [Note("processor", name, text) for name in _PROCESSOR_FILES if name in companions]
+
+
 def _write_companions(
-    files: Mapping[str, Path], folder: Path, torch_dtype: str, changes: Mapping[str, Any]
+    files: Mapping[str, Path],
+    folder: Path,
+    torch_dtype: str,
+    changes: Mapping[str, Any],
+    unties: bool,
 ) -> None:
     """Config in canonical form, and tokenizer files byte for byte, from `files` into `folder`."""
     if "config.json" in files:
         config = read_json(files["config.json"])
         for key in _CONFIG_NOISE:
             config.pop(key, None)
-        write_json(folder / "config.json", config | {"dtype": torch_dtype, **changes})
+        config = _agreeing(config, torch_dtype) | {"dtype": torch_dtype, **changes}
+        write_json(folder / "config.json", untied(config) if unties else config)
     for name in _SETTINGS_FILES:
         if name in files:
             settings = read_json(files[name])
@@ -251,6 +281,19 @@ def _write_companions(
     for name in TOKENIZER_FILES:
         if name in files:
             write_bytes(folder / name, files[name].read_bytes())
+
+
+def _agreeing(config: Mapping[str, Any], torch_dtype: str) -> dict[str, Any]:
+    """The config with its nested parts saying the type that was written, and no quantization."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            part = {k: v for k, v in value.items() if k not in _NESTED_NOISE}
+            if value.get("dtype") is not None or value.get("torch_dtype") is not None:
+                part["dtype"] = torch_dtype
+            value = _agreeing(part, torch_dtype)
+        result[key] = value
+    return result
 
 
 def _manifest(

@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from remerge.atomic import json_text, write_json
 from remerge.errors import CheckpointError, ToolError, printable
-from remerge.tensors.checkpoint import Checkpoint, read_json
-from remerge.tensors.fitting import is_buffer
+from remerge.tensors.checkpoint import Checkpoint
+from remerge.tensors.compatibility import is_buffer
+from remerge.tensors.json_files import json_text, read_json, write_json
 
 #: Entries of config.json that say how many times something is built.
 _COUNT = re.compile(r"^(n|num)_(\w+_)?(layers?|experts|blocks)$|_layers$")
@@ -61,14 +61,14 @@ def in_state_dict_order(model: Checkpoint, cache: Path) -> tuple[Checkpoint, boo
     config = read_json(config_path) if config_path.exists() else {}
     if not isinstance(config.get("model_type"), str):
         return model, False
-    weights = [name for name in model.tensors if not is_buffer(name)]
+    buffers = [name for name, info in model.tensors.items() if is_buffer(name, info.shape)]
+    weights = [name for name in model.tensors if name not in buffers]
     try:
         names, known = state_dict_order(config, weights, cache)
     except CheckpointError as error:
         raise CheckpointError(f"{model.folder}/{error}") from None
     if not known:
         return model, False
-    buffers = [name for name in model.tensors if is_buffer(name)]
     return replace(model, tensors={name: model.tensors[name] for name in names + buffers}), True
 
 

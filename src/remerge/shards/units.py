@@ -24,12 +24,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from remerge.atomic import publish, temporary_path, write_json
 from remerge.errors import ToolError
+from remerge.files import publish, temporary_path
 from remerge.progress import Bar, track
 from remerge.shards.layout import OutputTensor, Shard
 from remerge.shards.threads import require_ieee_arithmetic
 from remerge.shards.writeback import start_writeback
+from remerge.tensors.json_files import write_json
 from remerge.tensors.safetensors import TensorInfo
 
 #: Elements a call of a kernel; one result buffer a thread of this many elements.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.file_download import get_hf_file_metadata, repo_folder_name
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
 
-from remerge.sources.hub import HubError, RepoFile, endpoint, explain
+from remerge.sources.hub import RepoFile
 
 
 def root() -> Path:
@@ -34,30 +34,23 @@ def find(file: RepoFile) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def adopt(downloaded: Path, file: RepoFile, where: str) -> Path:
-    """Move a verified file into the cache; returns its path there.
+def adopt(downloaded: Path, file: RepoFile, sha256: str) -> Path:
+    """Move a verified file into the cache and enter it there; no server is asked anything.
 
-    The cache names its blobs by the server's etag. The blob is put there; the library, which finds
-    that nothing is left to download, makes the entry of the commit.
+    Args:
+        downloaded: The file, on the cache's file system.
+        file: What it is on the hub, at a commit.
+        sha256: Its digest, which is the name of its blob: for large files the hub's as well.
+
+    Returns:
+        Its path in the cache, where `huggingface_hub` finds it too.
     """
-    try:
-        headers = build_hf_headers(library_name="remerge")
-        etag = get_hf_file_metadata(file.url, headers=headers, retry_on_errors=True).etag
-        if not etag or not etag.isalnum():
-            return downloaded
-        folder = root() / repo_folder_name(repo_id=file.repo, repo_type=file.repo_type)
-        blob = folder / "blobs" / etag
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        downloaded.replace(blob)
-        return Path(
-            hf_hub_download(
-                file.repo,
-                file.path,
-                repo_type=file.repo_type,
-                revision=file.revision,
-                cache_dir=str(root()),
-                endpoint=endpoint(),
-            )
-        )
-    except HubError as error:
-        raise explain(error, file.repo, file.revision, file.path, where) from None
+    folder = root() / repo_folder_name(repo_id=file.repo, repo_type=file.repo_type)
+    blob = folder / "blobs" / sha256
+    entry = folder / "snapshots" / file.revision / file.path
+    for path in (blob, entry):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    downloaded.replace(blob)
+    with suppress(FileExistsError):
+        entry.symlink_to(os.path.relpath(blob, entry.parent))
+    return entry

@@ -17,14 +17,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from remerge.disk import disk_errors
 from remerge.errors import CheckpointError, SourceError
+from remerge.files import disk_errors
 from remerge.progress import Bar, track
 from remerge.sources import cache
+from remerge.sources.delivery import Delivery, read_tensor_table
 from remerge.sources.download import download, received_bytes
-from remerge.sources.files import Delivery, read_tensor_table
 from remerge.sources.hub import Patience, RepoFile, repo_type, shown_endpoint
-from remerge.sources.pinned import Source, verify_file
+from remerge.sources.identity import Identity, require_same, verified_identity
+from remerge.sources.pinned import Source
 from remerge.sources.remote import RangesUnsupported, remote_header
 from remerge.tensors.safetensors import TensorInfo
 
@@ -48,6 +49,7 @@ class HubFiles:
         self._pool = ThreadPoolExecutor(delivery.workers)
         self._queue: list[str] = []
         self._wanted: dict[str, Future[Path]] = {}
+        self._verified: dict[Path, Identity] = {}
         self._ending = ExitStack()
         self._own: Path | None = None
         self._shown: dict[str, Bar] = {}
@@ -116,6 +118,11 @@ class HubFiles:
                     return future.result()
                 beat()
 
+    def unchanged(self, name: str) -> None:
+        """See SourceFiles."""
+        path = self._wanted[name].result()
+        require_same(path, self._verified[path], self._where)
+
     def release(self, name: str) -> None:
         """See SourceFiles. Files of the hub's own cache stay."""
         with self._lock:
@@ -158,7 +165,8 @@ class HubFiles:
             cached = cache.find(remote)
             if cached is not None:
                 try:
-                    verify_file(cached, pin, f"{self._where}: the hub's cache")
+                    where = f"{self._where}: the hub's cache"
+                    self._verified[cached] = verified_identity(cached, pin, where)
                 except SourceError as error:
                     raise SourceError(f"{error}; remove it, and it is fetched again") from None
                 advance(pin.size)
@@ -172,7 +180,11 @@ class HubFiles:
                 advance=advance,
                 cancelled=self._cancelled,
             )
-            return cache.adopt(target, remote, self._where) if self._delivery.keep else target
+            if self._delivery.keep:
+                target = cache.adopt(target, remote, pin.sha256)
+            # Once more, from the page cache: it lay there under a name that others can write to.
+            self._verified[target] = verified_identity(target, pin, self._where)
+            return target
 
     def _remote(self, name: str) -> RepoFile:
         source = self.source

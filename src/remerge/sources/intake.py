@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from remerge.atomic import json_text, open_atomic
-from remerge.disk import disk_errors, require_spaces
+from remerge.adapters.peft_files import CONFIG_NAME, adapter_from_header, check_adapter_config
 from remerge.errors import CheckpointError, RemergeError, SourceError, printable
+from remerge.files import disk_errors, open_atomic, require_spaces
 from remerge.shards.artefact import TOKENIZER_FILES, build, publish_folder, resume_key
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import state_dict_order
 from remerge.shards.units import CHUNK, Emit, record_path
-from remerge.sources.files import SourceFiles
+from remerge.sources.delivery import SourceFiles
 from remerge.sources.layouts import (
     INDEXES,
     adapter_file,
@@ -35,13 +35,9 @@ from remerge.sources.layouts import (
     weight_files,
 )
 from remerge.sources.pinned import PinnedFile, Source, verify_file
-from remerge.tensors.adapter import (
-    CONFIG_NAME,
-    adapter_from_header,
-    check_adapter_config,
-)
-from remerge.tensors.checkpoint import raw_bytes, read_index, read_json
-from remerge.tensors.fitting import Note, is_buffer
+from remerge.tensors.checkpoint import raw_bytes, read_index
+from remerge.tensors.compatibility import Note, is_buffer
+from remerge.tensors.json_files import json_text, read_json
 from remerge.tensors.pickles import PickledTensor, open_pickle
 from remerge.tensors.safetensors import TensorInfo, read_header
 
@@ -60,6 +56,7 @@ class IntakePlan:
     supply: Supply
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
+    unties: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """What was asked for, for manifest and resume key."""
@@ -135,6 +132,7 @@ class Supply:
     def done(self, tensor: str) -> None:
         """The tensor has been copied."""
         name = self._table[tensor][0]
+        self._files.unchanged(name)
         with self._lock:
             self._left[name] -= 1
             if self._left[name]:
@@ -187,8 +185,9 @@ def take_in_model(
     table, strays = tensor_table(files)
     small = files.all(n for n in source.files if n in COMPANIONS)
     notes = [Note(source.name, name, "stray weight file, left aside") for name in strays]
-    notes += [Note(source.name, name, "buffer, dropped") for name in table if is_buffer(name)]
-    weights = {name: info for name, (_, info) in table.items() if not is_buffer(name)}
+    buffers = [name for name, (_, info) in table.items() if is_buffer(name, info.shape)]
+    notes += [Note(source.name, name, "buffer, dropped") for name in buffers]
+    weights = {name: info for name, (_, info) in table.items() if name not in buffers}
     config = read_json(small["config.json"]) | source.config
     order, known = state_dict_order(config, weights, Path(scratch) / "orders")
     if not known:
@@ -281,6 +280,7 @@ def take_in_dataset(files: SourceFiles, out: Path | str, *, scratch: Path | str)
             path = files.take(name)
             with path.open("rb") as reader, open_atomic(work / name) as writer:
                 shutil.copyfileobj(reader, writer, 1 << 20)
+            files.unchanged(name)
             files.release(name)
         out.parent.mkdir(parents=True, exist_ok=True)
         publish_folder(work, out)

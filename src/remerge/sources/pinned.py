@@ -17,11 +17,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from remerge.digest import sha256_of
 from remerge.errors import CheckpointError, SourceError, printable
+from remerge.files import regular_file_size, sha256_of
 from remerge.schema import Table, read_table, shown
 from remerge.tensors.checkpoint import check_file_name, check_no_twins
-from remerge.tensors.safetensors import regular_file_size
 
 KINDS = ("model", "adapter", "dataset")
 _REVISION = re.compile(r"[0-9a-f]{40}")

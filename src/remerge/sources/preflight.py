@@ -14,22 +14,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from remerge.adapters.fit import fit_adapter
+from remerge.adapters.peft_files import Adapter, adapter_from_header
+from remerge.architectures.alignment import aligned_by_header
 from remerge.errors import CheckpointError, RecipeError, printable
-from remerge.sources.files import SourceFiles
+from remerge.sources.delivery import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
 from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
-from remerge.tensors.adapter import Adapter, adapter_from_header, check_targets
-from remerge.tensors.checkpoint import Checkpoint, read_json
-from remerge.tensors.fitting import (
+from remerge.tensors.checkpoint import Checkpoint
+from remerge.tensors.compatibility import (
     TOKEN_TENSORS,
     fit,
     fit_tokens,
     require_mergeable,
     weights_only,
 )
+from remerge.tensors.json_files import read_json
 from remerge.tensors.safetensors import TensorInfo
-from remerge.tensors.tokenizer import NUMBERING, has_tokenizer, token_ids_of
+from remerge.vocabulary.tokenizer import NUMBERING, has_tokenizer, token_ids_of
 
 #: Entries of config.json that make another model, and what they are called in a message.
 _STRUCTURE = {
@@ -136,7 +139,8 @@ def check_source(
         for entry in (recipe.get("loras") or {}).values():
             if entry.get("adapter") == out:
                 model = _source_of(recipe, sources, entry.get("model"))
-                check_targets(adapter, described.model(model).weights, model.name)
+                known = described.model(model)
+                fit_adapter(adapter, known.weights, known.config, model.name)
         return
     model_described = described.model(source)
     rules = list(_vocabulary_rules(recipe, out))
@@ -158,6 +162,7 @@ def check_against_base(model: Described, base: Described, rules: list[str | None
             )
     for rule in rules:
         checkpoint = _as_mapped(model, base) if rule == "map" else model.checkpoint
+        checkpoint = aligned_by_header(checkpoint, model.config, base.checkpoint, base.config)
         fit(checkpoint, base.checkpoint, base.weights, rule)
         without = [m.checkpoint.label for m in (model, base) if m.tokens is None]
         if rule == "map" and without:

@@ -19,16 +19,11 @@ import numpy as np
 
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
-from remerge.tensors.safetensors import (
-    TensorInfo,
-    parse_json_object,
-    read_header,
-    regular_file_size,
-)
+from remerge.tensors.json_files import read_json
+from remerge.tensors.safetensors import TensorInfo, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-JSON_LIMIT = 64_000_000
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 
 
@@ -41,16 +36,14 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that may be hostile: bounded in size, keys unique."""
-    if regular_file_size(path) > JSON_LIMIT:
-        raise CheckpointError(f"{path}: larger than {JSON_LIMIT} bytes; not a genuine JSON file")
-    return parse_json_object(path.read_bytes(), str(path))
-
-
 def read_config(folder: Path | str) -> dict[str, Any]:
     """The model's `config.json`."""
     return read_json(Path(folder) / "config.json")
+
+
+def config_of(folder: Path | str) -> dict[str, Any]:
+    """The model's `config.json`; empty where there is none."""
+    return read_config(folder) if (Path(folder) / "config.json").exists() else {}
 
 
 def check_file_name(name: object, where: str) -> str:

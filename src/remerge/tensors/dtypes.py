@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from remerge.errors import CheckpointError, RecipeError
 
+#: The largest float32: weights are rounded to that type.
+MAX_FLOAT32 = 3.4028234663852886e38
 #: Bytes an element, for every type this library knows the size of.
 ITEM_SIZE: dict[str, int] = {
     "BOOL": 1,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -25,3 +26,11 @@ def model_id(tensors: Iterable[tuple[str, str, Sequence[int], str]]) -> str:
         text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
         total.update(text.encode() + b"\n")
     return total.hexdigest()
+
+
+def parse_model_id(text: str) -> str:
+    """A model id as somebody typed it; ValueError for anything but 64 hexadecimal digits."""
+    identity = text.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", identity):
+        raise ValueError("a model id has 64 hexadecimal digits")
+    return identity

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.safetensors import check_text, regular_file_size
+from remerge.files import regular_file_size
+from remerge.tensors.safetensors import check_text
 
 if TYPE_CHECKING:
     import torch

@@ -10,24 +10,20 @@ given twice, types, products that overflow.
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import stat
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
+from remerge.files import regular_file_size
 from remerge.tensors.dtypes import ITEM_SIZE
+from remerge.tensors.json_files import parse_json_object
 
 #: The reference implementation's own bound on a header.
 HEADER_LIMIT = 100_000_000
 DIMENSIONS_LIMIT = 16
-_NESTING_LIMIT = 64
-_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -47,78 +43,12 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
-def regular_file_size(path: Path) -> int:
-    """Size of `path`, which must be a regular file (a FIFO would block, a device never end)."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path}: not a regular file")
-    return status.st_size
-
-
-def _object_without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON leaves open which of two equal keys wins, so two readers may see two models."""
-    seen = dict(pairs)
-    if len(seen) != len(pairs):
-        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {printable(twice)!r} is given twice")
-    return seen
-
-
 def check_text(name: str, where: str) -> None:
     """CheckpointError for half of a surrogate pair: a pickle can say it, UTF-8 cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:
         raise CheckpointError(f"{where}: its name is not valid Unicode") from None
-
-
-def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object from untrusted bytes, or CheckpointError with `where` in its line."""
-    try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_object_without_twins,
-            parse_constant=_finite,
-            parse_float=_finite,
-        )
-        _check_nesting(value)
-        if _HALF_A_PAIR.search(data):  # an escape may say what UTF-8 cannot
-            json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError:
-        raise CheckpointError(f"{where}: nested too deep to be genuine") from None
-    except UnicodeEncodeError:
-        raise CheckpointError(f"{where}: holds half of a surrogate pair, no Unicode") from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
-        raise CheckpointError(f"{where}: not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _finite(text: str) -> float:
-    """Python reads NaN and Infinity, and 1e999 as one; JSON has none and none can be written."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{printable(text, 40)} is not a finite number")
-    return value
-
-
-def _check_nesting(value: Any) -> None:
-    """RecursionError for what another reader, deeper in its own calls, could not take apart."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(_NESTING_LIMIT):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return
-    raise RecursionError
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

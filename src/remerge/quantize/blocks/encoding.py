@@ -17,12 +17,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from remerge.disk import require_space
 from remerge.errors import CheckpointError, NumericError, printable
+from remerge.files import require_space
 from remerge.kernels.blocks import narrow, widen
 from remerge.kernels.halves import BF16, F16, F32
 from remerge.progress import track
-from remerge.quantize.blocks import simple
+from remerge.quantize.blocks import q4_0
 from remerge.quantize.core.llama import LlamaTensor
 from remerge.tensors.checkpoint import raw_bytes
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
@@ -60,10 +60,10 @@ TYPES: dict[str, BlockType] = {
         BlockType("F32", 0, 1, 4, _narrowing(F32)),
         BlockType("F16", 1, 1, 2, _narrowing(F16)),
         BlockType("BF16", 30, 1, 2, _narrowing(BF16)),
-        BlockType("Q4_0", 2, 32, 18, simple.q4_0),
-        BlockType("Q5_0", 6, 32, 22, simple.q5_0),
-        BlockType("Q5_1", 7, 32, 24, simple.q5_1),
-        BlockType("Q8_0", 8, 32, 34, simple.q8_0),
+        BlockType("Q4_0", 2, 32, 18, q4_0.q4_0),
+        BlockType("Q5_0", 6, 32, 22, q4_0.q5_0),
+        BlockType("Q5_1", 7, 32, 24, q4_0.q5_1),
+        BlockType("Q8_0", 8, 32, 34, q4_0.q8_0),
     )
 }
 
@@ -97,7 +97,7 @@ def encode_rows(tensor: LlamaTensor, kind: BlockType, start: int, stop: int) -> 
     values = np.empty((stop - start) * tensor.columns, np.float32)
     widen(raw, KERNEL_CODE[info.dtype], values)
     out = np.empty(kind.size(values.size), np.uint8)
-    if not simple.all_finite(values) or not kind.kernel(values, out):
+    if not q4_0.all_finite(values) or not kind.kernel(values, out):
         _refuse(tensor, kind, values, start)
     return out
 

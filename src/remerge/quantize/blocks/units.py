@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remerge.atomic import json_text
-from remerge.disk import require_spaces
+from remerge.code import ENCODING, digest_of, folder_of
 from remerge.errors import ToolError, printable
+from remerge.files import require_spaces
 from remerge.quantize.blocks.encoding import BlockType, encode_rows, row_ranges
 from remerge.quantize.core.llama import LlamaTensor
 from remerge.quantize.core.request import Request
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import json_text, read_json
 from remerge.tensors.safetensors import TensorInfo
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 #: Encoded bytes of a unit, less than a merge's: a weight takes longer to encode than to merge.
 SHARD_BYTES = 256_000_000
-_LIBRARY = Path(__file__).resolve().parents[2]
-#: Code that decides the bytes of an encoded tensor, beside the room of its table of types.
-_ROOMS = ("kernels", "tensors", "shards", "quantize/core", "quantize/blocks")
 _BLOCK = 1 << 22
 
 
@@ -154,9 +151,4 @@ def _identity(units: EncodePlan, model: Path) -> Any:
 
 def _code_digest(table: str) -> str:
     """SHA-256 over the source of everything that decides the bytes of an encoded tensor."""
-    own = Path(str(sys.modules[table].__file__)).resolve().parent
-    total = hashlib.sha256()
-    for folder in sorted({own, *(_LIBRARY / room for room in _ROOMS)}):
-        for path in sorted(folder.glob("*.py")):
-            total.update(path.name.encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()
+    return digest_of(folder_of(str(sys.modules[table].__file__)), *ENCODING)

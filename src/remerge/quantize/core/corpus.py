@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from remerge.errors import CheckpointError, RecipeError
+from remerge.files import regular_file_size
 from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
-from remerge.tensors.safetensors import parse_json_object, regular_file_size
+from remerge.tensors.json_files import parse_json_object
 
 _SIZE_LIMIT = 256_000_000
 
@@ -40,6 +41,11 @@ class Tokenizer:
 
         self.vocabulary: Vocabulary = read_vocabulary(folder, rows)
         path = folder / "tokenizer.model"
+        if not path.exists():
+            raise CheckpointError(
+                f"{folder}: has no tokenizer.model, which calibration and measuring need; GGUF "
+                "without them can be written"
+            )
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except RuntimeError:

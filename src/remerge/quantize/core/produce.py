@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from remerge.disk import disk_errors
 from remerge.errors import RecipeError
+from remerge.files import disk_errors
 from remerge.quantize.core.format import CONTAINERS, Format, one_of
 from remerge.quantize.core.request import Request
 

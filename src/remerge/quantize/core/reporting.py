@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from remerge.atomic import write_json
-from remerge.digest import sha256_of
+from remerge.files import sha256_of
 from remerge.quantize.core.format import Format
 from remerge.quantize.core.request import Request
-from remerge.tensors.checkpoint import read_json
+from remerge.tensors.json_files import read_json, write_json
 from remerge.tensors.model_id import model_id
 from remerge.tensors.safetensors import TensorInfo
 

@@ -17,7 +17,7 @@ class Request:
     """`threads` changes the time, never a byte.
 
     `calibration` is a text for the formats that are fitted to one. `name` is what the file calls
-    the model. `prompt` chooses its chat template: see `tensors.chat_template`.
+    the model. `prompt` chooses its chat template: see `vocabulary.chat_template`.
 
     `make_shards` makes the tensors of the exact formats, on a cluster for example; None: this
     process does. It changes no byte either. `scratch` is where it leaves them until they are used.

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.checkpoint import read_json
-from remerge.tensors.tokenizer import (
+from remerge.quantize.core.rebuilt_pieces import rebuild_pieces
+from remerge.quantize.core.tokenizer_settings import check_pieces, read_settings
+from remerge.tensors.json_files import read_json
+from remerge.vocabulary.tokenizer import (
     BPE,
     BYTE,
     CONTROL,
@@ -58,8 +60,16 @@ class Vocabulary:
     notes: tuple[str, ...]
 
 
-def _read_pieces(path: Path) -> tuple[tuple[Piece, ...], bool]:
-    """The pieces of a BPE model, and whether a space is put before the text."""
+def _read_pieces(folder: Path) -> tuple[Piece, ...]:
+    """The pieces of a BPE model: from `tokenizer.model`, else rebuilt from `tokenizer.json`."""
+    path = folder / "tokenizer.model"
+    if not path.exists():
+        if not (folder / "tokenizer.json").exists():
+            raise CheckpointError(
+                f"{folder}: has no tokenizer.model; only models with a SentencePiece tokenizer can "
+                "be quantized"
+            )
+        return rebuild_pieces(folder / "tokenizer.json")
     model = read_sentencepiece(path)
     if model.model_type != BPE:
         raise CheckpointError(f"{path}: not a BPE model; llama files know no other SentencePiece")
@@ -69,7 +79,7 @@ def _read_pieces(path: Path) -> tuple[tuple[Piece, ...], bool]:
                 f"{path}: piece {token} stands for a byte but reads {printable(piece.text, 40)!r}, "
                 "not <0x00> to <0xFF>; fetch it again"
             )
-    return model.pieces, model.space_prefix
+    return model.pieces
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
@@ -121,6 +131,17 @@ def _named_tokens(folder: Path) -> dict[str, str]:
     return found
 
 
+def _added_roles(folder: Path) -> dict[str, str]:
+    """Role → text of the tokens that can be put around a text; null in the settings: none."""
+    settings = _optional_json(folder / "tokenizer_config.json")
+    named = _named_tokens(folder)
+    if str(settings.get("tokenizer_class")).startswith("LlamaTokenizer"):
+        for role in ("bos", "eos"):
+            if f"{role}_token" not in settings:
+                named.setdefault(role, _OWN_NAMES[role])
+    return named
+
+
 def _special_ids(
     folder: Path, texts: list[str], kinds: list[int]
 ) -> tuple[dict[str, int], list[str]]:
@@ -157,18 +178,52 @@ def _special_ids(
     return ids, notes
 
 
+def check_representable(folder: Path, vocabulary: Vocabulary) -> None:
+    """Refuse missing byte tokens, and added tokens with a row that transformers numbers otherwise.
+
+    transformers gives a text that the pieces have its piece's number, and all others the next free
+    ones in the order of their ids.
+    """
+    numbers = {
+        piece.text: token for token, piece in reversed(list(enumerate(_read_pieces(folder))))
+    }
+    free = max(numbers.values()) + 1
+    listed: dict[int, str] = {}
+    for token, entry in _described(folder):
+        text = entry.get("content") if isinstance(entry, dict) else None
+        if not isinstance(text, str):
+            continue
+        if listed.setdefault(token, text) != text:
+            raise CheckpointError(
+                f"{folder}: tokenizer.json and tokenizer_config.json give token {token} different "
+                "texts; repair one of them"
+            )
+        for key in ("lstrip", "rstrip", "single_word"):
+            if entry.get(key):
+                raise CheckpointError(
+                    f"{folder}: llama.cpp has no {key}, which token {printable(text, 40)!r} asks "
+                    "for; set it to false if spaces beside it do not matter"
+                )
+    if not listed:
+        added = _optional_json(folder / "added_tokens.json").items()
+        listed = {token: text for text, token in added if type(token) is int and token >= 0}
+    for token, text in sorted(listed.items()):
+        if text not in numbers:
+            numbers[text] = free
+            free += 1
+        if numbers[text] != token and token < len(vocabulary.texts):
+            raise CheckpointError(
+                f"{folder}: the tokenizer's files say that {printable(text, 40)!r} is token "
+                f"{token}, transformers numbers it {numbers[text]}; save the tokenizer anew"
+            )
+
+
 def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     """The vocabulary of the model in `folder`, whose embedding has `rows` rows.
 
     CheckpointError when there is no SentencePiece model, it is damaged, or no token ends a text.
     """
-    path = folder / "tokenizer.model"
-    if not path.exists():
-        raise CheckpointError(
-            f"{folder}: has no tokenizer.model; only models with a SentencePiece tokenizer can be "
-            "quantized"
-        )
-    pieces, space_prefix = _read_pieces(path)
+    pieces = _read_pieces(folder)
     table = dict(enumerate(pieces))
     for token, (text, special) in sorted(_added(folder).items()):
         table[token] = _override(table.get(token), text, special=special)
@@ -186,14 +241,15 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         list(column) for column in zip(*(table[token] for token in range(rows)), strict=True)
     )
     special_ids, more = _special_ids(folder, texts, kinds)
-    settings = _optional_json(folder / "tokenizer_config.json")
+    settings = read_settings(folder, _added_roles(folder))
+    check_pieces(settings, texts, folder)
     return Vocabulary(
         tuple(texts),
         tuple(scores),
         tuple(kinds),
         special_ids,
-        bool(settings.get("add_bos_token", True)),
-        bool(settings.get("add_eos_token", False)),
-        space_prefix,
+        settings.add_bos,
+        settings.add_eos,
+        settings.space_prefix,
         (*notes, *more),
     )

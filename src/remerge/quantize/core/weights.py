@@ -17,7 +17,8 @@ from remerge.errors import CheckpointError, NumericError, printable
 from remerge.quantize.core.format import CONTAINERS
 from remerge.quantize.core.forward import Weights
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors
-from remerge.tensors.checkpoint import open_checkpoint, read_f32, read_json
+from remerge.tensors.checkpoint import open_checkpoint, read_f32
+from remerge.tensors.json_files import read_json
 
 
 def read_weights(tensor: LlamaTensor) -> np.ndarray:
@@ -52,6 +53,6 @@ def quantized_weights(folder: Path, shape: LlamaShape, model: Path) -> Weights:
     if not (folder / file).is_file():
         raise CheckpointError(f"{folder}: {printable(file, 80)} is missing")
     # Each container on its own: what measures GGUF needs nothing that GPTQ needs.
-    room = importlib.import_module(f"remerge.quantize.{container}.weights")
+    room = importlib.import_module(f"remerge.quantize.{container}.dequantize")
     weights: Weights = room.open_weights(folder, shape, model)
     return weights

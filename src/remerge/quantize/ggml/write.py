@@ -13,18 +13,18 @@ from __future__ import annotations
 import struct
 from collections import Counter
 
-from remerge.atomic import open_atomic
 from remerge.errors import CheckpointError
+from remerge.files import open_atomic
 from remerge.quantize.blocks import encoding
 from remerge.quantize.blocks.encoding import TYPES, BlockType, write_tensors
 from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
-from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
+from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
+from remerge.quantize.ggml.header import read_ggml_header
 from remerge.tensors.checkpoint import open_checkpoint, read_config
-from remerge.tensors.ggml_header import read_ggml_header
-from remerge.tensors.tokenizer import BYTE, CONTROL, UNKNOWN
+from remerge.vocabulary.tokenizer import BYTE, CONTROL, UNKNOWN
 
 FILE_NAME = "model.ggml"
 _MAGIC, _VERSION = 0x67676A74, 3
@@ -95,6 +95,11 @@ def check_vocabulary(vocabulary: Vocabulary, where: str) -> None:
                 f"{where}: a ggjt file cannot say that {role} is token "
                 f"{vocabulary.special.get(role)}: readers take {token}; write GGUF instead"
             )
+    if not vocabulary.add_bos or vocabulary.add_eos or not vocabulary.space_prefix:
+        raise CheckpointError(
+            f"{where}: a ggjt file cannot say what its tokenizer adds to a text: readers put bos "
+            "and a space before it and nothing behind it; write GGUF instead"
+        )
 
 
 def _piece(text: str, kind: int) -> bytes:
@@ -149,6 +154,7 @@ def write(request: Request) -> QuantReport:
     multiple = feed_forward_multiple(shape, str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
+    check_representable(model, vocabulary)
     check_vocabulary(vocabulary, str(model))
     plan = [
         (tensor, TYPES[matrix_type if len(tensor.info.shape) == 2 else "F32"]) for tensor in tensors

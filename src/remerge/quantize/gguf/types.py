@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from remerge.quantize.blocks.encoding import TYPES as SIMPLE
 from remerge.quantize.blocks.encoding import BlockType
-from remerge.quantize.gguf import superblocks_offset, superblocks_signed
+from remerge.quantize.gguf import q4_k, q6_k
 
 #: By ggml's name; `code` is ggml's number.
 TYPES: dict[str, BlockType] = {
     **SIMPLE,
-    "Q4_K": BlockType("Q4_K", 12, 256, 144, superblocks_offset.q4_k),
-    "Q5_K": BlockType("Q5_K", 13, 256, 176, superblocks_offset.q5_k),
-    "Q6_K": BlockType("Q6_K", 14, 256, 210, superblocks_signed.q6_k),
+    "Q4_K": BlockType("Q4_K", 12, 256, 144, q4_k.q4_k),
+    "Q5_K": BlockType("Q5_K", 13, 256, 176, q4_k.q5_k),
+    "Q6_K": BlockType("Q6_K", 14, 256, 210, q6_k.q6_k),
 }

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from remerge.atomic import open_atomic, write_bytes, write_json, write_text
-from remerge.disk import require_space
 from remerge.errors import CheckpointError, RecipeError, printable
+from remerge.files import open_atomic, require_space, write_bytes, write_text
 from remerge.progress import track
 from remerge.quantize.core.corpus import calibration_windows
 from remerge.quantize.core.forward import embed
@@ -23,13 +22,14 @@ from remerge.quantize.core.llama import LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.weights import read_weights
-from remerge.quantize.gptq.fitting import Fitting, fit_layer
+from remerge.quantize.gptq.calibration import Fitting, fit_layer
 from remerge.quantize.gptq.packing import FILE_NAME, FITTED, packed_tensors, quantization_config
 from remerge.quantize.gptq.solver import GROUP
 from remerge.shards.layout import plan_shards
-from remerge.tensors.chat_template import SETTINGS_FILE, TEMPLATE_FILE, chat_template
-from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_config, read_json
+from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_config
+from remerge.tensors.json_files import read_json, write_json
 from remerge.tensors.safetensors import read_header
+from remerge.vocabulary.chat_template import SETTINGS_FILE, TEMPLATE_FILE, chat_template
 
 #: Windows of the calibration text and tokens in each.
 WINDOWS, WINDOW_LENGTH = 128, 256

@@ -1,0 +1,171 @@
+"""Baking a LoRA into a model as a plan.
+
+>>> plan = plan_bake(model, read_adapter("adapters/kimiko"), dtype="F16", shard_bytes=10**9)
+
+Source: Hu et al. 2021 (arXiv 2106.09685), section 4.1; the rounding stands beside the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from remerge.adapters.bake_kernel import bake_rows, cast_chunk
+from remerge.adapters.fit import fit_adapter
+from remerge.adapters.peft_files import Adapter, LowRankUpdate
+from remerge.errors import NumericError, printable
+from remerge.kernels.blocks import DEFAULT_BLOCK, address
+from remerge.shards.chunks import emit_chunks, name_bad_number
+from remerge.shards.inputs import input_identity, require_distinct
+from remerge.shards.layout import OutputTensor, Shard, plan_shards
+from remerge.shards.units import Emit
+from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes, read_f32
+from remerge.tensors.compatibility import Note, require_mergeable, weights_only
+from remerge.tensors.dtypes import KERNEL_CODE
+from remerge.tensors.safetensors import TensorInfo
+
+#: Columns a step of the low-rank product: its accumulators and four rows of A stay in the cache.
+COLUMN_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class BakePlan:
+    """All that the baked model depends on; see `plan_bake`."""
+
+    label: str
+    model: Checkpoint
+    adapter: Adapter
+    tensors: dict[str, TensorInfo]
+    shards: tuple[Shard, ...]
+    notes: tuple[Note, ...]
+    unties: bool = False
+    block: int = COLUMN_BLOCK
+
+    def parameters(self) -> dict[str, Any]:
+        """The settings for manifest and resume key: no paths, no machine."""
+        return {"method": "lora", "model": self.model.label, "adapter": self.adapter.label}
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """Identity of every input folder, by label."""
+        folders = {self.model.label: self.model.folder, self.adapter.label: self.adapter.folder}
+        return {label: input_identity(folder) for label, folder in folders.items()}
+
+    def details(self) -> dict[str, Any]:
+        """What the adapter's config says: a folder's model id is of its weights alone."""
+        updates = self.adapter.updates
+        return {n: [u.a.shape[0], u.scale, u.transposed] for n, u in updates.items()}
+
+    def reads(self, tensor: OutputTensor) -> list[TensorInfo]:
+        """The input tensors that `compute` maps: the weight, and A and B of its update."""
+        update = self.adapter.updates.get(tensor.name)
+        factors = [update.a, update.b] if update else []
+        return [*self._weight(tensor).values(), *factors]
+
+    def _weight(self, tensor: OutputTensor) -> dict[str, TensorInfo]:
+        """The weight before its update, by the label of whose it is."""
+        replacement = self.adapter.replacements.get(tensor.name)
+        if replacement is not None:
+            return {self.adapter.label: replacement}
+        return {self.model.label: self.tensors[tensor.name]}
+
+    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+        """Bake one tensor; its statistics are the rank and scale of its update."""
+        update = self.adapter.updates.get(tensor.name)
+        if update is not None:
+            self._bake(tensor, update, emit)
+            return {"rank": update.a.shape[0], "scale": update.scale}
+        self._cast(tensor, emit)
+        return {"replaced": True} if tensor.name in self.adapter.replacements else {}
+
+    def _bake(self, tensor: OutputTensor, update: LowRankUpdate, emit: Emit) -> None:
+        inputs = self._weight(tensor)
+        (info,) = inputs.values()
+        a_f64, b_f64 = _factor(update.a, self.adapter.label), _factor(update.b, self.adapter.label)
+        if update.transposed:
+            # (B·A)ᵀ = Aᵀ·Bᵀ, and each product commutes: the sum over k keeps its order.
+            a_f64, b_f64 = np.ascontiguousarray(b_f64.T), np.ascontiguousarray(a_f64.T)
+        columns = tensor.shape[1]
+        raw = raw_bytes(info)
+
+        def bake(first: int, last: int, out: np.uint64) -> int:
+            return bake_rows(
+                address(raw),
+                KERNEL_CODE[info.dtype],
+                columns,
+                a_f64,
+                b_f64,
+                update.scale,
+                first,
+                last,
+                out,
+                KERNEL_CODE[tensor.dtype],
+                self.block,
+            )
+
+        emit_chunks(tensor, emit, bake, inputs, row=columns)
+
+    def _cast(self, tensor: OutputTensor, emit: Emit) -> None:
+        inputs = self._weight(tensor)
+        (info,) = inputs.values()
+        raw = raw_bytes(info)
+
+        def cast(begin: int, end: int, out: np.uint64) -> int:
+            return cast_chunk(
+                address(raw),
+                KERNEL_CODE[info.dtype],
+                begin,
+                end,
+                out,
+                KERNEL_CODE[tensor.dtype],
+                DEFAULT_BLOCK,
+            )
+
+        emit_chunks(tensor, emit, cast, inputs)
+
+
+def _factor(info: TensorInfo, label: str) -> np.ndarray:
+    """A or B as float64, or NumericError for a NaN or Inf in it."""
+    values = read_f32(info)
+    if not np.isfinite(values).all():
+        raise name_bad_number({label: info}, info.name)
+    return values.reshape(info.shape).astype(np.float64)
+
+
+def plan_bake(
+    model: Checkpoint,
+    adapter: Adapter,
+    *,
+    dtype: str,
+    shard_bytes: int,
+    label: str = "bake",
+) -> BakePlan:
+    """Check the adapter against the model by headers and lay out the result.
+
+    dtype and shard_bytes as in `plan_ties`. CheckpointError when a target does not exist or has
+    another shape, RecipeError when model and adapter have one label.
+    """
+    require_distinct([model.label, adapter.label], label)
+    tensors, notes = weights_only(model)
+    require_mergeable(model, tensors)
+    fitted = fit_adapter(adapter, tensors, config_of(model.folder), model.label)
+    adapter, tensors = fitted.adapter, fitted.tensors
+    notes += fitted.notes
+    for name, update in adapter.updates.items():
+        if not np.isfinite(update.scale):
+            raise NumericError(f"{adapter.label}: scale of {printable(name)!r} is {update.scale}")
+    notes += [
+        Note(adapter.label, name, "whole tensor replaced by one saved with the adapter")
+        for name in adapter.replacements
+    ]
+    outputs = [OutputTensor(name, dtype, info.shape) for name, info in tensors.items()]
+    return BakePlan(
+        label=label,
+        model=model,
+        adapter=adapter,
+        tensors=tensors,
+        shards=plan_shards(outputs, shard_bytes),
+        notes=tuple(notes),
+        unties=fitted.unties,
+    )

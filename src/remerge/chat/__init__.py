@@ -1,1 +1,0 @@
-"""Talking to a built model, in whatever format it is: the prompt, and programs that run it."""

@@ -1,0 +1,1 @@
+"""Merge methods, a module each: parameters, the formula and its rounding, the kernel."""

@@ -1,0 +1,85 @@
+"""DARE: drop entries of task vectors at random, rescale the rest; added up, or with TIES' signs.
+
+    kept with probability density;   δ̂ = δ·f32(1/density), or matched to the L1 norm of δ
+
+Source: Yu et al. 2023, "Language models are super Mario" (arXiv 2311.03099). The draws are those of
+`remerge.kernels.philox`: a function of seed, tensor, donor and index.
+"""
+
+from __future__ import annotations
+
+import math
+
+from remerge.kernels.philox import ALL, draw_key
+from remerge.kernels.task_vectors import KEEP_RANDOM, NONE
+from remerge.methods.method import Chunks, Inputs, Method, Values
+from remerge.methods.task_vectors import (
+    COMMON,
+    ELECT,
+    ELECTIONS,
+    RESCALE_NORM,
+    SEED,
+    Kept,
+    add_task_vectors,
+    density_parameter,
+    normalize_parameter,
+    rescale_parameter,
+)
+
+
+def kept_at_random(inputs: Inputs, values: Values) -> Kept:
+    """Each entry of a donor with the donor's density as its probability."""
+    densities = values["density"]
+    by_density = values["rescale"] and values["rescale_norm"] == "density"
+    return Kept(
+        KEEP_RANDOM,
+        keys=tuple(draw_key(values["seed"], i, inputs.name) for i in range(len(densities))),
+        draw_limits=tuple(math.floor(density * ALL) for density in densities),
+        factors=tuple(1.0 / d if by_density and 0.0 < d < 1.0 else None for d in densities),
+    )
+
+
+def _compute(inputs: Inputs, values: Values, consensus: int) -> Chunks:
+    if not inputs.size:
+        return {}
+    kept = kept_at_random(inputs, values)
+    by_l1 = values["rescale"] and values["rescale_norm"] == "l1"
+    return (yield from add_task_vectors(inputs, values, kept, consensus, by_l1))
+
+
+def compute_linear(inputs: Inputs, values: Values) -> Chunks:
+    """Merge one tensor without consensus."""
+    return _compute(inputs, values, NONE)
+
+
+def compute_ties(inputs: Inputs, values: Values) -> Chunks:
+    """Merge one tensor with the signs of TIES."""
+    return _compute(inputs, values, ELECTIONS[values["elect"]])
+
+
+_PARAMETERS = (
+    *COMMON,
+    density_parameter(),
+    normalize_parameter(False),
+    rescale_parameter(True),
+    RESCALE_NORM,
+    SEED,
+)
+DARE_LINEAR = Method(
+    name="dare_linear",
+    title="DARE",
+    source="Yu et al. 2023, arXiv 2311.03099",
+    base="required",
+    models=(1, None),
+    parameters=_PARAMETERS,
+    compute=compute_linear,
+)
+DARE_TIES = Method(
+    name="dare_ties",
+    title="DARE with TIES",
+    source="Yu et al. 2023, arXiv 2311.03099",
+    base="required",
+    models=(1, None),
+    parameters=(*_PARAMETERS, ELECT),
+    compute=compute_ties,
+)

@@ -1,0 +1,124 @@
+"""DELLA: drop entries of task vectors at random, small ones more often, within each row.
+
+    p = (density − ε) + 2·u·ε,   u from 0 for the smallest entry of a row to 1 for the largest
+    kept with probability p;   δ̂ = δ·f32(1/p), or matched to the L1 norm of δ
+
+Source: Deep et al. 2024, "DELLA-Merging" (arXiv 2406.11617).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from remerge.errors import RecipeError, printable
+from remerge.kernels.blocks import OK, address
+from remerge.kernels.philox import draw_key
+from remerge.kernels.ranks import della_table
+from remerge.kernels.task_vectors import KEEP_TABLE, NONE
+from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
+from remerge.methods.task_vectors import (
+    COMMON,
+    ELECT,
+    ELECTIONS,
+    RESCALE_NORM,
+    SEED,
+    Kept,
+    add_task_vectors,
+    density_parameter,
+    normalize_parameter,
+    rescale_parameter,
+)
+
+
+def kept_by_probability(inputs: Inputs, values: Values) -> Kept:
+    """A table of factors by donor, filled from the ranks within rows."""
+    assert inputs.base is not None
+    base, donors = inputs.base.raw, [donor.raw for donor in inputs.models]
+    by_probability = values["rescale"] and values["rescale_norm"] == "density"
+    keys = [draw_key(values["seed"], i, inputs.name) for i in range(len(donors))]
+
+    def fill(i: int, begin: int, end: int, table: np.ndarray) -> int:
+        if values["density"][i] == 1.0:
+            table[: end - begin] = 1
+            return OK
+        return della_table(
+            address(base.raw_u8),
+            base.code,
+            address(donors[i].raw_u8),
+            donors[i].code,
+            begin,
+            end,
+            inputs.row,
+            values["density"][i],
+            values["epsilon"][i],
+            *keys[i],
+            by_probability,
+            table,
+        )
+
+    return Kept(KEEP_TABLE, fill_table=fill)
+
+
+def _compute(inputs: Inputs, values: Values, consensus: int) -> Chunks:
+    if not inputs.size:
+        return {}
+    kept = kept_by_probability(inputs, values)
+    by_l1 = values["rescale"] and values["rescale_norm"] == "l1"
+    return (yield from add_task_vectors(inputs, values, kept, consensus, by_l1))
+
+
+def compute_linear(inputs: Inputs, values: Values) -> Chunks:
+    """Merge one tensor without consensus."""
+    return _compute(inputs, values, NONE)
+
+
+def compute_ties(inputs: Inputs, values: Values) -> Chunks:
+    """Merge one tensor with the signs of TIES."""
+    return _compute(inputs, values, ELECTIONS[values["elect"]])
+
+
+def _examine(values: Values, where: str) -> None:
+    for density, epsilon in zip(values["density"], values["epsilon"], strict=True):
+        if density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
+            raise RecipeError(
+                f"{printable(where)}: density {density:g} ± epsilon {epsilon:g} leaves (0, 1); "
+                "choose a smaller epsilon"
+            )
+
+
+_PARAMETERS = (
+    *COMMON,
+    density_parameter(zero=False),
+    Parameter(
+        "epsilon",
+        "float",
+        "how far the probability goes from the density, either way",
+        default=0.15,
+        low=0.0,
+        high=0.5,
+        scope="model",
+    ),
+    rescale_parameter(True),
+    RESCALE_NORM,
+    SEED,
+)
+DELLA = Method(
+    name="della",
+    title="DELLA",
+    source="Deep et al. 2024, arXiv 2406.11617",
+    base="required",
+    models=(1, None),
+    parameters=(*_PARAMETERS, normalize_parameter(True), ELECT),
+    compute=compute_ties,
+    examine=_examine,
+)
+DELLA_LINEAR = Method(
+    name="della_linear",
+    title="DELLA without consensus",
+    source="Deep et al. 2024, arXiv 2406.11617",
+    base="required",
+    models=(1, None),
+    parameters=(*_PARAMETERS, normalize_parameter(False)),
+    compute=compute_linear,
+    examine=_examine,
+)

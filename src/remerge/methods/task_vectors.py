@@ -1,0 +1,258 @@
+"""What the methods on task vectors share: thin out, rescale, weigh, agree, add to the base.
+
+A method of the kin says which entries of a donor are kept (`Kept`); the rest is here, once. The
+steps and their rounding stand in `docs/contract.md`, "Task arithmetic and its kin".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from remerge.errors import NumericError, printable
+from remerge.kernels.blocks import address, addresses, codes
+from remerge.kernels.philox import ALL
+from remerge.kernels.sums import LANES
+from remerge.kernels.task_vectors import (
+    COUNT,
+    KEEP_ALL,
+    KEEP_TABLE,
+    NONE,
+    SUM,
+    add_chunk,
+    measure_chunk,
+)
+from remerge.methods.linear import NO_SUM, sum_of_weights
+from remerge.methods.method import WEIGHT, Chunks, Inputs, Parameter, Values
+from remerge.methods.slerp import significant
+from remerge.methods.stream import check, in_chunks, spans
+from remerge.methods.trim import KEEP_NOTHING, Trim
+from remerge.tensors.dtypes import KERNEL_CODE
+
+#: Sums of magnitudes below this are rescaled by nothing.
+NO_MAGNITUDE = 1e-7
+
+LAMBDA = Parameter("lambda", "float", "factor of the merged task vector", default=1.0)
+INT8_MASK = Parameter("int8_mask", "bool", "accepted for mergekit; no effect", default=False)
+RESCALE_NORM = Parameter(
+    "rescale_norm",
+    "choice",
+    "divide by the density, as published, or match the L1 norm, as mergekit does",
+    default="density",
+    choices=("density", "l1"),
+    mergekit="l1",
+)
+SEED = Parameter(
+    "seed", "int", "of the random draws", default=0, low=0, high=2**53, per_tensor=False
+)
+
+
+def normalize_parameter(default: bool) -> Parameter:
+    """The switch `normalize`."""
+    return Parameter("normalize", "bool", "divide by the weights that agree", default=default)
+
+
+def rescale_parameter(default: bool) -> Parameter:
+    """The switch `rescale`."""
+    return Parameter("rescale", "bool", "make up for what was dropped", default=default)
+
+
+def density_parameter(zero: bool = True) -> Parameter:
+    """The share of entries to keep."""
+    return Parameter(
+        "density",
+        "float",
+        "share of the task vector to keep",
+        default=1.0,
+        low=0.0,
+        high=1.0,
+        without=() if zero else (0.0,),
+        scope="model",
+    )
+
+
+#: Parameters of all of the kin, with their own normalize, rescale and density.
+COMMON = (WEIGHT, LAMBDA, INT8_MASK)
+
+#: Fills a table of factors, float32 [elements], for the donor `i` and elements [begin, end).
+FillTable = Callable[[int, int, int, np.ndarray], int]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which entries are kept, and by which factors they are multiplied.
+
+    kind         KEEP_ALL, KEEP_WINDOW, KEEP_RANDOM or KEEP_TABLE
+    trims        of a window: for each donor what is kept, and what of it is not
+    keys         of random draws, for each donor
+    draw_limits  entries are kept whose draw is below
+    fill_table   of a table: the factor of each entry, 0 for a dropped one; a part is whole rows
+    factors      factor of all entries of a donor; None: nothing is multiplied
+    counts       entries kept by donor, where they are known before
+    """
+
+    kind: int = KEEP_ALL
+    trims: tuple[tuple[Trim, Trim], ...] = ()
+    keys: tuple[tuple[int, int], ...] = ()
+    draw_limits: tuple[int, ...] = ()
+    fill_table: FillTable | None = None
+    factors: tuple[float | None, ...] = ()
+    counts: tuple[int, ...] | None = None
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def add_task_vectors(
+    inputs: Inputs,
+    values: Values,
+    kept: Kept,
+    consensus: int = NONE,
+    match_l1: bool = False,
+) -> Chunks:
+    """Merge one tensor of which `kept` says what to keep.
+
+    Args:
+        inputs: The tensor; not empty.
+        values: Parameters of the method: weight, lambda, normalize.
+        kept: What is kept of each donor.
+        consensus: NONE, SUM or COUNT.
+        match_l1: Multiply what is kept so that the sum of magnitudes is that of all entries.
+    """
+    assert inputs.base is not None
+    base, models = inputs.base.raw, [m.raw for m in inputs.models]
+    count = len(models)
+    limits, lasts = _windows(kept, count)
+    keys = np.array(kept.keys or [(0, 0)] * count, np.uint32)
+    draw_limits = np.array(kept.draw_limits or [ALL] * count, np.int64)
+    row = inputs.row if kept.kind == KEEP_TABLE else 1
+    tables = _Tables(kept, count, inputs)
+    factors = list(kept.factors or [None] * count)
+    if match_l1:
+        factors = [
+            _l1_factor(inputs, i, kept.kind, limits[i], lasts[i], keys[i], draw_limits[i], tables)
+            for i in range(count)
+        ]
+    with np.errstate(over="ignore"):
+        rescales = np.array([1.0 if f is None else f for f in factors]).astype(np.float32)
+    if not np.isfinite(rescales).all():
+        raise NumericError(
+            f"tensor {printable(inputs.name)!r}: what is kept is too small to be rescaled; keep "
+            "more of it, or set rescale: false"
+        )
+    divisor = sum_of_weights(values["weight"])
+    divisor = np.float32(1) if abs(divisor) < NO_SUM else divisor
+    counts = np.zeros(count, np.int64)
+    where, types = addresses(models), codes(models)
+    weights = np.array(values["weight"], np.float64).astype(np.float32)
+
+    def run(begin: int, end: int, out: np.uint64) -> int:
+        return add_chunk(
+            address(base.raw_u8),
+            base.code,
+            where,
+            types,
+            kept.kind,
+            limits,
+            lasts,
+            keys,
+            draw_limits,
+            tables.of_all(begin, end),
+            rescales,
+            weights,
+            np.float32(values["lambda"]),
+            values["normalize"],
+            divisor,
+            consensus,
+            begin,
+            end,
+            out,
+            KERNEL_CODE[inputs.dtype],
+            inputs.block,
+            counts,
+        )
+
+    yield from in_chunks(inputs, run, row)
+    numbers = list(kept.counts) if kept.counts is not None else counts.tolist()
+    found: dict[str, Any] = {"kept": numbers}
+    if match_l1:
+        found["rescale"] = [significant(float(f)) for f in rescales]
+    return found
+
+
+class _Tables:
+    """The factors of entries by part of the tensor, in one buffer; empty for other kinds."""
+
+    def __init__(self, kept: Kept, count: int, inputs: Inputs) -> None:
+        self._fill = kept.fill_table
+        self._inputs = inputs
+        longest = max((end - begin for begin, end in spans(inputs.size, inputs.row)), default=0)
+        self._buffer = np.ones((count, longest if self._fill else 1), np.float32)
+        if not self._fill:
+            # Never read, but sliced from anywhere.
+            self._buffer = np.ones((count, 1), np.float32)
+
+    def of(self, donor: int, begin: int, end: int) -> np.ndarray:
+        """float32 [elements] of one donor."""
+        if self._fill is None:
+            return self._buffer[donor]
+        check(self._inputs, self._fill(donor, begin, end, self._buffer[donor]))
+        return self._buffer[donor]
+
+    def of_all(self, begin: int, end: int) -> np.ndarray:
+        """float32 [m, elements] of every donor."""
+        for donor in range(len(self._buffer)):
+            self.of(donor, begin, end)
+        return self._buffer
+
+
+def _windows(kept: Kept, count: int) -> tuple[np.ndarray, np.ndarray]:
+    none = Trim(KEEP_NOTHING.threshold, -1)
+    trims: Sequence[tuple[Trim, Trim]] = kept.trims or [(none, none)] * count
+    limits = np.array([[t.threshold for t in pair] for pair in trims], np.uint32)
+    return limits, np.array([[t.last for t in pair] for pair in trims], np.int64)
+
+
+def _l1_factor(
+    inputs: Inputs,
+    donor: int,
+    kind: int,
+    limits: np.ndarray,
+    lasts: np.ndarray,
+    key: np.ndarray,
+    draw_limit: int,
+    tables: _Tables,
+) -> float | None:
+    assert inputs.base is not None
+    base, model = inputs.base.raw, inputs.models[donor].raw
+    lanes = np.zeros((2, LANES), np.float64)
+    for begin, end in spans(inputs.size, inputs.row if kind == KEEP_TABLE else 1):
+        status = measure_chunk(
+            address(base.raw_u8),
+            base.code,
+            address(model.raw_u8),
+            model.code,
+            kind,
+            limits,
+            lasts,
+            key,
+            draw_limit,
+            tables.of(donor, begin, end),
+            begin,
+            end,
+            lanes,
+        )
+        check(inputs, status)
+    before, after = math.fsum(lanes[0].tolist()), math.fsum(lanes[1].tolist())
+    if before < NO_MAGNITUDE or after < NO_MAGNITUDE:
+        return None
+    return before / after
+
+
+#: The word of `elect` for each way to find agreement.
+ELECTIONS = {"sum": SUM, "count": COUNT}
+ELECT = Parameter(
+    "elect", "choice", "sign of the sum, or of the count", default="sum", choices=("sum", "count")
+)

@@ -1,0 +1,116 @@
+"""TIES as an entry of the merge table, with mergekit's names of parameters.
+
+Without `rescale` the kernels and diagnostics are those of `remerge ties`. With it, the steps of the
+methods on task vectors: the trim is the same. Source: Yadav et al. 2023 (arXiv 2306.01708).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from remerge.errors import RecipeError
+from remerge.kernels.blocks import address, addresses, codes
+from remerge.kernels.task_vectors import KEEP_WINDOW
+from remerge.methods.method import Chunks, Inputs, Method, Values
+from remerge.methods.stream import bad_number, in_chunks
+from remerge.methods.task_vectors import (
+    COMMON,
+    ELECT,
+    ELECTIONS,
+    Kept,
+    add_task_vectors,
+    density_parameter,
+    normalize_parameter,
+    rescale_parameter,
+)
+from remerge.methods.ties_kernel import LANES, is_observed_whole, merge_chunk
+from remerge.methods.trim import KEEP_NOTHING, Trim, find_trims
+from remerge.tensors.dtypes import KERNEL_CODE
+
+#: The kernel of TIES takes blocks that divide the run of its diagnostics.
+_BLOCK = 512
+
+
+def compute(inputs: Inputs, values: Values) -> Chunks:
+    """Merge one tensor."""
+    if not inputs.size:
+        return {}
+    assert inputs.base is not None
+    base, donors = inputs.base.raw, [donor.raw for donor in inputs.models]
+    keeps = [math.floor(density * inputs.size) for density in values["density"]]
+    trims = find_trims(base, donors, inputs.size, keeps)
+    if trims is None:
+        raise bad_number(inputs)
+    if values["rescale"]:
+        none = Trim(KEEP_NOTHING.threshold, -1)
+        kept = Kept(KEEP_WINDOW, trims=tuple((t, none) for t in trims), counts=tuple(keeps))
+        consensus = ELECTIONS[values["elect"]]
+        return (yield from add_task_vectors(inputs, values, kept, consensus, match_l1=True))
+    yield from _ties(inputs, values, trims)
+    return {"kept": keeps}
+
+
+def _ties(inputs: Inputs, values: Values, trims: list[Trim]) -> Chunks:
+    assert inputs.base is not None
+    base, donors = inputs.base.raw, [donor.raw for donor in inputs.models]
+    count = len(donors)
+    gram, projections = np.zeros((count * count, LANES)), np.zeros((count, LANES))
+    counts = np.zeros(3 + count, np.int64)
+    where, types = addresses(donors), codes(donors)
+    thresholds = np.array([trim.threshold for trim in trims], np.uint32)
+    lasts = np.array([trim.last for trim in trims], np.int64)
+    weights = np.array(values["weight"], np.float64).astype(np.float32)
+
+    def run(begin: int, end: int, out: np.uint64) -> int:
+        return merge_chunk(
+            address(base.raw_u8),
+            base.code,
+            where,
+            types,
+            thresholds,
+            lasts,
+            weights,
+            np.float32(values["lambda"]),
+            values["normalize"],
+            values["elect"] == "count",
+            begin,
+            end,
+            out,
+            KERNEL_CODE[inputs.dtype],
+            _BLOCK,
+            is_observed_whole(inputs.size),
+            gram,
+            projections,
+            counts,
+        )
+
+    yield from in_chunks(inputs, run)
+    return {}
+
+
+def _examine(values: Values, where: str) -> None:
+    weights = values["weight"]
+    if any(weight < 0 for weight in weights):
+        raise RecipeError(f"{where}: a weight of ties is negative; it is a number ≥ 0")
+    if weights and all(np.float32(weight) == 0 for weight in weights):
+        raise RecipeError(f"{where}: the weights of all models are 0")
+
+
+METHOD = Method(
+    name="ties",
+    title="TIES",
+    source="Yadav et al. 2023, arXiv 2306.01708",
+    base="required",
+    models=(1, None),
+    parameters=(
+        *COMMON,
+        density_parameter(zero=False),
+        normalize_parameter(True),
+        rescale_parameter(False),
+        ELECT,
+    ),
+    compute=compute,
+    examine=_examine,
+)

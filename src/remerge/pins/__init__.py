@@ -1,0 +1,1 @@
+"""Pinning the sources of a recipe: what the hub has, and what it costs to download."""

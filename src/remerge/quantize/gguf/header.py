@@ -1,0 +1,131 @@
+"""Where the tensors of a GGUF file lie, for a file that a stranger wrote.
+
+>>> read_gguf_header(Path("model.gguf"))["blk.0.attn_q.weight"].dtype
+'Q4_K'
+
+The layout is that of the GGUF specification, versions 2 and 3, little-endian. Metadata is stepped
+over, never interpreted; every length is checked against the file before it is used.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from pathlib import Path
+
+from remerge.errors import CheckpointError, printable
+from remerge.files import regular_file_size
+from remerge.tensors.safetensors import TensorInfo
+
+_MAGIC = b"GGUF"
+#: Bytes of the metadata types by number; strings and arrays have lengths of their own.
+_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_STRING, _ARRAY = 8, 9
+_UINT32 = 4
+_NESTING_LIMIT = 4
+
+
+class _Reader:
+    """Steps through the file's header; ValueError when it says more than the file holds."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.position = data, 0
+
+    def skip(self, count: int) -> None:
+        if count > len(self.data) - self.position:
+            raise ValueError("it ends within its header")
+        self.position += count
+
+    def number(self, form: str) -> int:
+        (value,) = self.numbers(form, 1)
+        return value
+
+    def numbers(self, form: str, count: int) -> tuple[int, ...]:
+        at, size = self.position, count * struct.calcsize("<" + form)
+        self.skip(size)
+        return struct.unpack_from(f"<{count}{form}", self.data, at)
+
+    def string(self) -> bytes:
+        length = self.number("Q")
+        at = self.position
+        self.skip(length)
+        return self.data[at : at + length]
+
+    def skip_value(self, kind: int, depth: int = 0) -> None:
+        if kind in _SCALARS:
+            self.skip(_SCALARS[kind])
+        elif kind == _STRING:
+            self.skip(self.number("Q"))
+        elif kind == _ARRAY and depth < _NESTING_LIMIT:
+            item, count = self.number("I"), self.number("Q")
+            if item in _SCALARS:
+                self.skip(_SCALARS[item] * count)
+            else:
+                for _ in range(count):
+                    self.skip_value(item, depth + 1)
+        else:
+            raise ValueError(f"its metadata has a value of the unknown type {kind}")
+
+
+def read_gguf_header(path: Path) -> dict[str, TensorInfo]:
+    """All tensors of a GGUF file, in the order of its table.
+
+    `dtype` is ggml's name (`F16`, `Q4_K`, …), `shape` is row-major (the reverse of the file's own
+    order). Raises CheckpointError for anything but a well-formed file.
+    """
+    size = regular_file_size(path)
+    if size < 24:
+        raise CheckpointError(f"{path}: {size} bytes is too short for a GGUF file")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:4] != _MAGIC:
+            raise CheckpointError(f"{path}: does not begin with 'GGUF'; not a GGUF file")
+        try:
+            return _tensors(_Reader(data), path, size)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: damaged GGUF, {error}: fetch it again") from None
+
+
+def _tensors(reader: _Reader, path: Path, size: int) -> dict[str, TensorInfo]:
+    reader.skip(len(_MAGIC))
+    version = reader.number("I")
+    if version not in (2, 3):
+        raise ValueError(f"its version is {version}, known are 2 and 3 (little-endian)")
+    count, entries = reader.numbers("Q", 2)
+    alignment = 32
+    for _ in range(entries):
+        key, kind = reader.string(), reader.number("I")
+        if key == b"general.alignment" and kind == _UINT32:
+            alignment = reader.number("I")
+        else:
+            reader.skip_value(kind)
+    if alignment == 0 or alignment & (alignment - 1):
+        raise ValueError(f"its alignment {alignment} is no power of two")
+    table = [_entry(reader) for _ in range(count)]
+    start = reader.position + -reader.position % alignment
+    tensors: dict[str, TensorInfo] = {}
+    end = start
+    for name, dtype, shape, offset, nbytes in sorted(table, key=lambda entry: entry[3]):
+        if name in tensors:
+            raise ValueError(f"tensor {printable(name)!r} is given twice")
+        if offset % alignment or start + offset < end or start + offset + nbytes > size:
+            raise ValueError(f"tensor {printable(name)!r} does not lie where it can")
+        end = start + offset + nbytes
+        tensors[name] = TensorInfo(name, dtype, shape, path, start + offset, nbytes)
+    return {entry[0]: tensors[entry[0]] for entry in table}
+
+
+def _entry(reader: _Reader) -> tuple[str, str, tuple[int, ...], int, int]:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    name = reader.string().decode("utf-8")
+    dimensions = reader.number("I")
+    if dimensions > 8:
+        raise ValueError(f"tensor {printable(name)!r} has {dimensions} dimensions")
+    shape = reader.numbers("Q", dimensions)[::-1]
+    kind = GGMLQuantizationType(reader.number("I"))
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    elements = math.prod(shape)
+    if elements % block or elements >= 2**63:
+        raise ValueError(f"tensor {printable(name)!r} of {kind.name} has no whole blocks")
+    return name, kind.name, shape, reader.number("Q"), elements // block * block_bytes

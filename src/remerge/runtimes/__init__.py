@@ -1,0 +1,1 @@
+"""Programs in which people run models: llama.cpp, ctransformers, transformers; all offline."""

@@ -1,0 +1,93 @@
+"""YAML that somebody else may have written: bounded before it is built.
+
+>>> read_yaml(Path("dvc.lock"))["stages"]
+
+A parser that builds values follows every alias and recurses at every bracket: a kilobyte can become
+gigabytes, and libyaml ends the whole process at some ten thousand levels. The stream of events
+does neither, so depth and size are counted on it first.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SIZE_LIMIT = 64_000_000
+DEPTH_LIMIT = 50
+#: Values, with those behind an alias counted wherever it stands.
+VALUE_LIMIT = 2_000_000
+# By libyaml where it is there: a lock of some thousand lines takes the other parser a second.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not a regular file, not UTF-8, not YAML, too long, too deep or too wide;
+            the text is one line without the path.
+    """
+    # Without waiting: nobody may ever write to a FIFO.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise ValueError("not a regular file")
+        data = opened.read(SIZE_LIMIT + 1)
+    return parse_yaml(data)
+
+
+def parse_yaml(data: bytes, *, scalar: Callable[[str], None] | None = None) -> Any:
+    """The value that `data` describes; ValueError as for `read_yaml`.
+
+    Args:
+        data: UTF-8 text.
+        scalar: Called with every text in it, keys included; may raise.
+    """
+    if len(data) > SIZE_LIMIT:
+        raise ValueError(f"longer than {SIZE_LIMIT} bytes")
+    try:
+        text = data.decode()
+        _bound(text, scalar)
+        return yaml.load(text, _LOADER)  # noqa: S506 - both are safe loaders
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    # Values such as a date of month 13, or a table as the key of a table.
+    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _bound(text: str, scalar: Callable[[str], None] | None) -> None:
+    """ValueError for a text that is too deep or, with its aliases followed, too large."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []
+    count = 0
+    for event in yaml.parse(text, _LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"alias {event.anchor!r} stands for nothing, or for itself")
+            count += sizes[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+            if scalar is not None:
+                scalar(event.value)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            count += 1
+            open_nodes.append((event.anchor, count))
+            if event.anchor:
+                sizes.pop(event.anchor, None)
+            if len(open_nodes) > DEPTH_LIMIT:
+                raise ValueError(f"nested more than {DEPTH_LIMIT} levels deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = count - before + 1
+        if count > VALUE_LIMIT:
+            raise ValueError(f"more than {VALUE_LIMIT} values, with aliases followed")

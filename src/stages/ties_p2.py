@@ -1,9 +1,0 @@
-"""ties_p2: the TIES merge of the donors of part p2."""
-
-from __future__ import annotations
-
-from stages.running import run
-from stages.ties import merge_part
-
-if __name__ == "__main__":
-    run(merge_part, "p2")
