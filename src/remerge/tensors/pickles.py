@@ -9,6 +9,7 @@ so that it can be mapped and cannot swell.
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ def open_pickle(path: Path | str) -> dict[str, PickledTensor]:
         torch.uint8: "U8",
         torch.bool: "BOOL",
     }
+    # Whatever the protocol, the file is read or refused below; torch's advice is for its authors.
+    warnings.filterwarnings("ignore", message="Detected pickle protocol")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a hostile pickle provokes, it is refused the same way
