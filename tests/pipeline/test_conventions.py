@@ -30,7 +30,7 @@ def test_final_model_is_got_by_its_name(tmp_path: Path) -> None:
     project = without_evaluation(clone(tmp_path / "clone"))
     project.run("dvc", "repro")
     project.commit("built")
-    project.run("git", "tag", "final@v1.0.0")
+    project.run("git", "tag", "-a", "-m", "first", "final@v1.0.0")
     got = tmp_path / "got"
     project.run("dvc", "artifacts", "get", str(project.folder), "final", "-o", str(got))
     built = project.folder / "merged" / "final"
