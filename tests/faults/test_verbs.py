@@ -30,6 +30,8 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "sign": [["X", "--key", "X"]],
     "verify-signature": [["X", "--key", "X"]],
     "check": [["X"]],
+    "repair": [["X"]],
+    "use": [["X"]],
     "release": [["X"]],
     "chat": [["X", "--prompt", "a"]],
 }

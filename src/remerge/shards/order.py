@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from remerge.architectures.order import llama_order
 from remerge.errors import CheckpointError, ToolError, printable
 from remerge.tensors.checkpoint import Checkpoint
 from remerge.tensors.compatibility import is_buffer
@@ -43,7 +44,9 @@ def state_dict_order(
     """
     wanted = set(names)
     _check_counts(config, len(wanted))
-    known = _cached(config, cache) if cache else _names_by_transformers(config)
+    known = llama_order(config)
+    if not wanted.issubset(known):
+        known = _cached(config, cache) if cache else _names_by_transformers(config)
     ordered = [name for name in known if name in wanted]
     rest = sorted(wanted.difference(ordered), key=_natural)
     return ordered + rest, not rest
