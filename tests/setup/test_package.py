@@ -126,7 +126,7 @@ def test_core_alone_merges_and_quantizes(distributions: tuple[Path, Path], tmp_p
     succeed("gradient", "merged", second, "0", "1", "--out", "final")
     succeed("quantize", "final", "gguf_q8_0", "--out", "quantized")
     assert any((work / "quantized").rglob("*.gguf"))
-    refused = run(remerge, "score", "final", cwd=work)
+    refused = run(remerge, "chat", "final", "--prompt", "a", cwd=work)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ") and "pip install 'remerge[" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
