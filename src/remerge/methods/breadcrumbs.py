@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import math
 
-from remerge.kernels.task_vectors import KEEP_WINDOW, NONE
-from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
+from remerge.kernels.task_vectors import KEEP_WINDOW
+from remerge.methods.method import Inputs, Method, Parameter, Values
 from remerge.methods.stream import bad_number
 from remerge.methods.task_vectors import (
     COMMON,
     ELECT,
-    ELECTIONS,
     Kept,
-    add_task_vectors,
     density_parameter,
     normalize_parameter,
     rescale_parameter,
+    thinning,
 )
 from remerge.methods.trim import find_trims
 
@@ -52,23 +51,7 @@ def kept_by_rank(inputs: Inputs, values: Values) -> Kept:
     )
 
 
-def _compute(inputs: Inputs, values: Values, consensus: int) -> Chunks:
-    if not inputs.size:
-        return {}
-    kept = kept_by_rank(inputs, values)
-    return (yield from add_task_vectors(inputs, values, kept, consensus, values["rescale"]))
-
-
-def compute_linear(inputs: Inputs, values: Values) -> Chunks:
-    """Merge one tensor without consensus."""
-    return _compute(inputs, values, NONE)
-
-
-def compute_ties(inputs: Inputs, values: Values) -> Chunks:
-    """Merge one tensor with the signs of TIES."""
-    return _compute(inputs, values, ELECTIONS[values["elect"]])
-
-
+_add, _add_agreeing = thinning(kept_by_rank, lambda values: bool(values["rescale"]))
 _PARAMETERS = (
     *COMMON,
     density_parameter(),
@@ -91,7 +74,7 @@ BREADCRUMBS = Method(
     base="required",
     models=(1, None),
     parameters=_PARAMETERS,
-    compute=compute_linear,
+    compute=_add,
 )
 BREADCRUMBS_TIES = Method(
     name="breadcrumbs_ties",
@@ -100,5 +83,5 @@ BREADCRUMBS_TIES = Method(
     base="required",
     models=(1, None),
     parameters=(*_PARAMETERS, ELECT),
-    compute=compute_ties,
+    compute=_add_agreeing,
 )

@@ -11,19 +11,19 @@ from __future__ import annotations
 import math
 
 from remerge.kernels.philox import ALL, draw_key
-from remerge.kernels.task_vectors import KEEP_RANDOM, NONE
-from remerge.methods.method import Chunks, Inputs, Method, Values
+from remerge.kernels.task_vectors import KEEP_RANDOM
+from remerge.methods.method import Inputs, Method, Values
 from remerge.methods.task_vectors import (
     COMMON,
     ELECT,
-    ELECTIONS,
     RESCALE_NORM,
     SEED,
     Kept,
-    add_task_vectors,
+    asks_for_l1,
     density_parameter,
     normalize_parameter,
     rescale_parameter,
+    thinning,
 )
 
 
@@ -39,24 +39,7 @@ def kept_at_random(inputs: Inputs, values: Values) -> Kept:
     )
 
 
-def _compute(inputs: Inputs, values: Values, consensus: int) -> Chunks:
-    if not inputs.size:
-        return {}
-    kept = kept_at_random(inputs, values)
-    by_l1 = values["rescale"] and values["rescale_norm"] == "l1"
-    return (yield from add_task_vectors(inputs, values, kept, consensus, by_l1))
-
-
-def compute_linear(inputs: Inputs, values: Values) -> Chunks:
-    """Merge one tensor without consensus."""
-    return _compute(inputs, values, NONE)
-
-
-def compute_ties(inputs: Inputs, values: Values) -> Chunks:
-    """Merge one tensor with the signs of TIES."""
-    return _compute(inputs, values, ELECTIONS[values["elect"]])
-
-
+_add, _add_agreeing = thinning(kept_at_random, asks_for_l1)
 _PARAMETERS = (
     *COMMON,
     density_parameter(),
@@ -72,7 +55,7 @@ DARE_LINEAR = Method(
     base="required",
     models=(1, None),
     parameters=_PARAMETERS,
-    compute=compute_linear,
+    compute=_add,
 )
 DARE_TIES = Method(
     name="dare_ties",
@@ -81,5 +64,5 @@ DARE_TIES = Method(
     base="required",
     models=(1, None),
     parameters=(*_PARAMETERS, ELECT),
-    compute=compute_ties,
+    compute=_add_agreeing,
 )

@@ -14,19 +14,19 @@ from remerge.errors import RecipeError, printable
 from remerge.kernels.blocks import OK, address
 from remerge.kernels.philox import draw_key
 from remerge.kernels.ranks import della_table
-from remerge.kernels.task_vectors import KEEP_TABLE, NONE
-from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
+from remerge.kernels.task_vectors import KEEP_TABLE
+from remerge.methods.method import Inputs, Method, Parameter, Values
 from remerge.methods.task_vectors import (
     COMMON,
     ELECT,
-    ELECTIONS,
     RESCALE_NORM,
     SEED,
     Kept,
-    add_task_vectors,
+    asks_for_l1,
     density_parameter,
     normalize_parameter,
     rescale_parameter,
+    thinning,
 )
 
 
@@ -59,22 +59,7 @@ def kept_by_probability(inputs: Inputs, values: Values) -> Kept:
     return Kept(KEEP_TABLE, fill_table=fill)
 
 
-def _compute(inputs: Inputs, values: Values, consensus: int) -> Chunks:
-    if not inputs.size:
-        return {}
-    kept = kept_by_probability(inputs, values)
-    by_l1 = values["rescale"] and values["rescale_norm"] == "l1"
-    return (yield from add_task_vectors(inputs, values, kept, consensus, by_l1))
-
-
-def compute_linear(inputs: Inputs, values: Values) -> Chunks:
-    """Merge one tensor without consensus."""
-    return _compute(inputs, values, NONE)
-
-
-def compute_ties(inputs: Inputs, values: Values) -> Chunks:
-    """Merge one tensor with the signs of TIES."""
-    return _compute(inputs, values, ELECTIONS[values["elect"]])
+_add, _add_agreeing = thinning(kept_by_probability, asks_for_l1)
 
 
 def _examine(values: Values, where: str) -> None:
@@ -109,7 +94,7 @@ DELLA = Method(
     base="required",
     models=(1, None),
     parameters=(*_PARAMETERS, normalize_parameter(True), ELECT),
-    compute=compute_ties,
+    compute=_add_agreeing,
     examine=_examine,
 )
 DELLA_LINEAR = Method(
@@ -119,6 +104,6 @@ DELLA_LINEAR = Method(
     base="required",
     models=(1, None),
     parameters=(*_PARAMETERS, normalize_parameter(False)),
-    compute=compute_linear,
+    compute=_add,
     examine=_examine,
 )

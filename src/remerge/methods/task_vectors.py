@@ -78,6 +78,7 @@ def density_parameter(zero: bool = True) -> Parameter:
 #: Parameters of all of the kin, with their own normalize, rescale and density.
 COMMON = (WEIGHT, LAMBDA, INT8_MASK)
 
+Compute = Callable[[Inputs, Values], Chunks]
 #: Fills a table of factors, float32 [elements], for the donor `i` and elements [begin, end).
 FillTable = Callable[[int, int, int, np.ndarray], int]
 
@@ -103,6 +104,36 @@ class Kept:
     factors: tuple[float | None, ...] = ()
     counts: tuple[int, ...] | None = None
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def thinning(
+    keep: Callable[[Inputs, Values], Kept], match_l1: Callable[[Values], bool]
+) -> tuple[Compute, Compute]:
+    """Return the two computations of a method that thins task vectors out.
+
+    Args:
+        keep: What is kept of each donor of a tensor.
+        match_l1: Whether the parameters ask to match the L1 norm.
+
+    Returns:
+        The one that adds up what is kept, and the one with the signs of TIES.
+    """
+
+    def merge(inputs: Inputs, values: Values, consensus: int) -> Chunks:
+        if not inputs.size:
+            return {}
+        kept = keep(inputs, values)
+        return (yield from add_task_vectors(inputs, values, kept, consensus, match_l1(values)))
+
+    return (
+        lambda inputs, values: merge(inputs, values, NONE),
+        lambda inputs, values: merge(inputs, values, ELECTIONS[values["elect"]]),
+    )
+
+
+def asks_for_l1(values: Values) -> bool:
+    """Whether `rescale` and `rescale_norm` ask to match the L1 norm."""
+    return bool(values["rescale"] and values["rescale_norm"] == "l1")
 
 
 def add_task_vectors(
