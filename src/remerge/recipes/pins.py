@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator
 
 from remerge.errors import RecipeError
@@ -25,6 +24,7 @@ from remerge.recipes.schema import is_path
 from remerge.recipes.values import Name
 from remerge.schema import Table, read_table, shown
 from remerge.sources.pinned import parse_source, unpinned
+from remerge.yaml_text import read_yaml
 
 FOLDER = Path("conf/pins")
 
@@ -85,8 +85,8 @@ def read_pins(folder: Path, names: Sequence[str]) -> dict[str, Pin]:
 
 def _read(path: Path, where: str) -> PinsFile:
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        document = read_yaml(path)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()).replace(str(path), where)
         raise RecipeError(f"{where}: {reason}") from None
     return read_table(PinsFile, document, where, separator=": ")

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from remerge.errors import RecipeError, printable
 from remerge.schema import Table
+from remerge.yaml_text import read_yaml
 
 KEY = "composed"
 
@@ -102,8 +103,8 @@ def require_composed(params: Mapping[str, Any], folder: Path) -> None:
 def overrides_in(params: Path) -> list[str]:
     """The overrides that some parameters were composed with; none where that is not known."""
     try:
-        return Composed.model_validate(yaml.safe_load(params.read_text())[KEY]).overrides
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
+        return Composed.model_validate(read_yaml(params)[KEY]).overrides
+    except (OSError, ValueError, TypeError, KeyError):
         return []
 
 

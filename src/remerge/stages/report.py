@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from remerge.files import write_text
 from remerge.proof.lineage import read_lineage, read_materials
 from remerge.proof.provenance import write_provenance
@@ -21,6 +19,7 @@ from remerge.stages.composed import KEY
 from remerge.stages.params import read_params
 from remerge.stages.running import run
 from remerge.tensors.json_files import write_json
+from remerge.yaml_text import read_yaml
 
 CONF = Path("conf")
 
@@ -46,7 +45,7 @@ def overrides(params: Mapping[str, Any]) -> tuple[str, ...]:
     given = [str(override) for override in params[KEY]["overrides"]]
     if any(override.startswith("recipe=") for override in given):
         return tuple(given)
-    defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    defaults = read_yaml(CONF / "config.yaml")["defaults"]
     chosen = next(entry["recipe"] for entry in defaults if "recipe" in entry)
     return (f"recipe={chosen}", *given)
 
