@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -412,8 +411,3 @@ def _in_layer(name: str, rest: str, number: int) -> str:
 def mergekit_defaults(method: str) -> dict[str, Any]:
     """The values that mergekit works with where they are not this library's defaults."""
     return {p.name: p.mergekit for p in METHODS[method].parameters if p.mergekit is not None}
-
-
-def table_size(table: Table) -> int:
-    """Number of elements of the result."""
-    return sum(math.prod(row.shape) for row in table)

@@ -12,12 +12,11 @@ from typing import Any
 
 from remerge.errors import RecipeError, printable
 from remerge.evaluate.suite import Suite, suite_from_params
+from remerge.recipes.tables import UNUSED
 from remerge.report.build import Build, Scored
 from remerge.report.sizes import quality_of
 from remerge.tensors.json_files import read_json
 
-#: What a place that no recipe fills points at: DVC wants a path.
-UNUSED = "conf/recipe/unused"
 MERGES = ("p1", "p2", "final")
 _KEPT = ("model_id", "sha256", "size", "bits_per_weight", "class")
 _MEASURED = ("perplexity", "reference_perplexity", "divergence", "agreement")
