@@ -1,7 +1,7 @@
 """From the documents of a mergekit file to a plan: models found, tables made, files chosen.
 
->>> with planner(merges, find, scratch) as planned:
-...     build(planned.plan, out, companions=planned.companions, …)
+>>> with planned(merges, settings) as found:
+...     build(found.plan, out, companions=found.companions, …)
 
 A document that another one uses is computed on the way, tensor by tensor. Everything that headers
 and configs tell is checked here, before a weight is read.
@@ -69,7 +69,7 @@ class Settings:
 
     Attributes:
         find: Finds folders.
-        scratch: Where orders of tensors are kept.
+        scratch: Where small files lie while the plan is used.
         shard_bytes: Size limit of an output file.
         by_row: Merge embeddings row by row, whatever tokens the tokenizers have there.
         result: Name of the document whose result is wanted; None: the only one that no other uses.
@@ -229,13 +229,16 @@ class _Planner:
                     f"{label}: an adapter on the result of another document cannot be baked on "
                     "the way; make that document's result first and name its folder"
                 )
-            return self.result(self.named[reference.model])
+            inner = self.named[reference.model]
+            result = self.result(inner)
+            self.known_order[reference] = all(self.known_order[r] for r in _merged(inner))
+            return result
         if reference.adapter is not None:
             return self.baked(reference, dtype)
         folder = self.settings.find(reference.model, reference.revision)
         assert folder is not None
         model = open_checkpoint(folder, label)
-        model, known = in_state_dict_order(model, self.settings.scratch / "orders")
+        model, known = in_state_dict_order(model)
         tensors, notes = weights_only(model)
         if not tensors:
             raise CheckpointError(f"{label}: {folder} holds no weights")
@@ -291,9 +294,6 @@ class _Planner:
     def of_merge(self, merge: Merge) -> tuple[TablePlan, dict[str, Path], dict[str, Any]]:
         """Plan one document."""
         references = _merged(merge)
-        for reference in references:
-            if self.is_document(reference):
-                self.known_order[reference] = True
         opened = [self.checkpoint(reference, merge.dtype) for reference in references]
         aligned = align_heads(opened)
         tensors = dict(zip(references, aligned.models, strict=True))
