@@ -20,6 +20,7 @@ from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
 from remerge.quantize.gguf import types
+from remerge.quantize.gguf.general import describe_for_people, further_ends
 from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.mixture import MIXTURES, choose_type
 from remerge.tensors.checkpoint import open_checkpoint, read_config
@@ -58,7 +59,9 @@ def _describe_model(writer: GGUFWriter, shape: LlamaShape, name: str, file_type:
         writer.add_rope_scaling_factor(shape.rope_factor)
 
 
-def _describe_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary, template: str | None) -> None:
+def _describe_vocabulary(
+    writer: GGUFWriter, vocabulary: Vocabulary, ends: dict[str, int], template: str | None
+) -> None:
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([text.encode() for text in vocabulary.texts])
@@ -69,10 +72,13 @@ def _describe_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary, template: s
         "eos": writer.add_eos_token_id,
         "unk": writer.add_unk_token_id,
         "pad": writer.add_pad_token_id,
+        "eot": writer.add_eot_token_id,
+        "eom": writer.add_eom_token_id,
     }
+    special = vocabulary.special | ends
     for role, add in setters.items():
-        if role in vocabulary.special:
-            add(vocabulary.special[role])
+        if role in special:
+            add(special[role])
     writer.add_add_bos_token(vocabulary.add_bos)
     writer.add_add_eos_token(vocabulary.add_eos)
     writer.add_add_space_prefix(vocabulary.space_prefix)
@@ -103,7 +109,9 @@ def write(request: Request) -> QuantReport:
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
     check_representable(model, vocabulary)
+    ends, more = further_ends(model, vocabulary.texts, vocabulary.special["eos"])
     template = chat_template(model, request.prompt)
+    weights = sum(tensor.info.size for tensor in tensors)
     plan = [(tensor, choose_type(tensor, mixture, shape)) for tensor in tensors]
     out.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(out / FILE_NAME)
@@ -111,7 +119,8 @@ def write(request: Request) -> QuantReport:
         try:
             writer = GGUFWriter(temporary, "llama")
             _describe_model(writer, shape, request.name, mixture.file_type)
-            _describe_vocabulary(writer, vocabulary, template.text)
+            describe_for_people(writer, request.description, weights)
+            _describe_vocabulary(writer, vocabulary, ends, template.text)
             _write_header(writer, plan)
             with temporary.open("ab") as file:
                 write_tensors(file, plan, request.threads, label, encoded=encoded)
@@ -125,9 +134,9 @@ def write(request: Request) -> QuantReport:
         out,
         request.form,
         FILE_NAME,
-        sum(tensor.info.size for tensor in tensors),
+        weights,
         Counter(kind.name for _, kind in plan),
-        (*vocabulary.notes, *template.notes),
+        (*vocabulary.notes, *more, *template.notes),
         name=request.name,
         tensors=read_gguf_header(out / FILE_NAME),
         request=request,
