@@ -130,7 +130,7 @@ def write(request: Request) -> QuantReport:
     label, model, out = request.form.name, request.model, request.out
     made = prepare(request)
     tensors, windows = made.tensors, made.windows
-    by_activation = label.endswith("_actorder")
+    by_activation = request.form.by_activation
     fitting = Fitting(made.shape, tensors, by_activation, request.threads)
     outputs = [output for tensor in tensors for output in packed_tensors(tensor)]
     (shard,) = plan_shards(outputs, limit=max(1, sum(output.nbytes for output in outputs)))
