@@ -63,8 +63,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command; return its exit status."""
     from remerge.errors import printable
-    from remerge.recipes.mergekit.planning import Settings, planned
     from remerge.recipes.mergekit.reading import read_merges
+    from remerge.recipes.planning import Settings, planned
     from remerge.shards.artefact import build, require_new
 
     require_new(options.out)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,8 @@ def density_parameter(zero: bool = True) -> Parameter:
     )
 
 
+#: Of methods whose consensus divides by weights: one below 0 would turn the sign it votes for.
+VOTE = replace(WEIGHT, low=0.0)
 #: Parameters of all of the kin, with their own normalize, rescale and density.
 COMMON = (WEIGHT, LAMBDA, INT8_MASK)
 

@@ -17,9 +17,11 @@ from remerge.kernels.task_vectors import KEEP_WINDOW
 from remerge.methods.method import Chunks, Inputs, Method, Values
 from remerge.methods.stream import bad_number, in_chunks
 from remerge.methods.task_vectors import (
-    COMMON,
     ELECT,
     ELECTIONS,
+    INT8_MASK,
+    LAMBDA,
+    VOTE,
     Kept,
     add_task_vectors,
     density_parameter,
@@ -68,8 +70,6 @@ def _ties(inputs: Inputs, values: Values, trims: list[Trim]) -> Chunks:
 
 def _examine(values: Values, where: str) -> None:
     weights = values["weight"]
-    if any(weight < 0 for weight in weights):
-        raise RecipeError(f"{where}: a weight of ties is negative; it is a number ≥ 0")
     if weights and all(np.float32(weight) == 0 for weight in weights):
         raise RecipeError(f"{where}: the weights of all models are 0")
 
@@ -81,7 +81,9 @@ METHOD = Method(
     base="required",
     models=(1, None),
     parameters=(
-        *COMMON,
+        VOTE,
+        LAMBDA,
+        INT8_MASK,
         density_parameter(zero=False),
         normalize_parameter(True),
         rescale_parameter(False),

@@ -70,6 +70,8 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
     graph = read_graph(recipe, pins)
     check_uses(pins, graph.sources, graph.references)
     _check_shape(recipe, graph)
+    assert graph.base is not None
+    base = folder_of(graph, graph.base)
     settings = read_section(Quantize, params, "quantize")
     evaluation = params["eval"]
     parts = {part: _folders(graph, part) for part in PARTS}
@@ -100,7 +102,7 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
             for name, (model, adapter) in _in_written_order(recipe, graph).items()
         },
         "places": {
-            "base": folder_of(graph, graph.base),
+            "base": base,
             **{part: _places(list(parts[part].values())) for part in PARTS},
         },
         "quantize_eval": items,
@@ -129,12 +131,17 @@ def _check_shape(recipe: Recipe, graph: Graph) -> None:
     methods = {name: recipe.merges[name].method for name in graph.merges}
     if methods != {"p1": "ties", "p2": "ties", "final": "gradient"} or recipe.result != "final":
         raise RecipeError(f"recipe.merges: {_OWN_PROJECT}")
+    _check_plain(recipe)
     final = recipe.merges["final"]
     if [read.name for read in graph.merges["final"][1].values()] != list(PARTS):
         raise RecipeError(f"recipe.merges.final.models: expected [p1, p2]; {_OWN_PROJECT}")
-    if graph.base.is_node or any(m.base for m in (*recipe.merges.values(), final)):
+    if (
+        graph.base is None
+        or graph.base.is_node
+        or any(m.base for m in (*recipe.merges.values(), final))
+    ):
         raise RecipeError(f"recipe: a base of a node's own; {_OWN_PROJECT}")
-    if any(use.vocabulary for use in final.models.values()):
+    if any(use.vocabulary for use in final.uses().values()):
         raise RecipeError("recipe.merges.final: both parts have the base's vocabulary already")
     for part in PARTS:
         folders = _folders(graph, part)
@@ -157,6 +164,23 @@ def _check_shape(recipe: Recipe, graph: Graph) -> None:
             seen[folder] = label
 
 
+def _check_plain(recipe: Recipe) -> None:
+    """RecipeError for what the stages of this repository do not do, though a recipe may say it."""
+    if recipe.dtype == "auto":
+        raise RecipeError(f"recipe.dtype: auto; {_OWN_PROJECT}")
+    for name, node in recipe.merges.items():
+        where = f"recipe.merges.{name}"
+        for key in ("slices", "modules", "dtype", "tokenizer", "chat_template", "fuse", "rescale"):
+            if getattr(node, key, None):
+                raise RecipeError(f"{where}.{key}: {_OWN_PROJECT}")
+        given = [(where, node.given())] if name != "final" else []
+        given += [(f"{where}.models.{label}", use.given()) for label, use in node.uses().items()]
+        for place, parameters in given:
+            for key, value in parameters.items():
+                if isinstance(value, list | Mapping):
+                    raise RecipeError(f"{place}.{key}: a value by tensor; {_OWN_PROJECT}")
+
+
 def _folders(graph: Graph, part: str) -> dict[str, str]:
     return {label: folder_of(graph, read) for label, read in graph.merges[part][1].items()}
 
@@ -168,6 +192,7 @@ def _places(folders: list[str]) -> dict[str, str]:
 
 def _scored(recipe: Recipe, graph: Graph) -> dict[str, str]:
     """Folders of the models that are scored, by label."""
+    assert graph.base is not None
     known = {"base": folder_of(graph, graph.base)}
     for part in PARTS:
         for label, folder in _folders(graph, part).items():

@@ -1,4 +1,4 @@
-"""Parameters in a mergekit file, checked against what a method states about itself.
+"""Parameters as a recipe or a mergekit file writes them, checked against what a method states.
 
 >>> check_parameters(METHODS["ties"], {"density": [1, 0.7]}, levels, problem)
 
@@ -63,7 +63,7 @@ def check_parameters(
             )
             continue
         if value is not None:
-            checked[name] = _setting(parameter, value, here, ineffective)
+            checked[name] = check_setting(parameter, value, here, ineffective)
     return checked
 
 
@@ -78,7 +78,8 @@ def _meant(name: str, method: Method) -> str:
     return f"{whose}; {method.name} {has}"
 
 
-def _setting(parameter: Parameter, value: Any, path: Path, ineffective: Ineffective) -> Any:
+def check_setting(parameter: Parameter, value: Any, path: Path, ineffective: Ineffective) -> Any:
+    """Check the value of one parameter, of any form; arguments and errors as `check_parameters`."""
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list):
@@ -125,7 +126,7 @@ def _filters(
             continue
         if isinstance(entry["value"], list) and any(isinstance(v, Mapping) for v in entry["value"]):
             raise Misplaced(here, f"{parameter.name}: a filter within a filter")
-        value = _setting(parameter, entry["value"], (*here, "value"), ineffective)
+        value = check_setting(parameter, entry["value"], (*here, "value"), ineffective)
         found.append({"value": value} if text is None else {"filter": text, "value": value})
         everything = text in (None, "*")
     return found
