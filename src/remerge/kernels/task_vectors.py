@@ -112,8 +112,8 @@ def measure_chunk(
 
 @kernel(
     "int64(uint64, int64, uint64[::1], int64[::1], int64, uint32[:,::1], int64[:,::1],"
-    " uint32[:,::1], int64[::1], float32[:,::1], float32[::1], float32[::1], float32, boolean,"
-    " float32, int64, int64, int64, uint64, int64, int64, int64[::1])"
+    " uint32[:,::1], int64[::1], float32[:,::1], float32[::1], float32[::1], float32[::1], float32,"
+    " boolean, float32, int64, int64, int64, uint64, int64, int64, int64[::1])"
 )
 def add_chunk(
     base,
@@ -128,6 +128,7 @@ def add_chunk(
     table,
     rescales,
     weights,
+    shares,
     lam,
     normalize,
     divisor,
@@ -147,6 +148,8 @@ def add_chunk(
     keys         uint32 [m, 2] of the draws; kept are those below `draw_limits` int64 [m]
     table        float32 [m, end − begin]: the factor of each entry, 0 for one that is dropped
     rescales     float32 [m]; 1: nothing is multiplied
+    weights      float32 [m]
+    shares       float32 [m]: what the weights add to the divisor of an entry, with consensus
     divisor      D without consensus
     block        elements a step, a multiple of 4; does not change the result
     kept         int64 [m], added to: entries kept
@@ -208,12 +211,12 @@ def add_chunk(
                 divisor_f32[j] = zero
             for i in range(count_models):
                 part = parts[i]
-                weight = weights[i]
+                share = shares[i]
                 for j in range(count):
                     turned = part[j] if score_f32[j] >= zero else np.float32(-part[j])
                     agrees = turned > zero
                     total_f32[j] = np.float32(total_f32[j] + (part[j] if agrees else zero))
-                    divisor_f32[j] = np.float32(divisor_f32[j] + (weight if agrees else zero))
+                    divisor_f32[j] = np.float32(divisor_f32[j] + (share if agrees else zero))
             if normalize:
                 for j in range(count):
                     by = divisor_f32[j]

@@ -9,6 +9,8 @@ rounding:
     μ = Σ_agreeing w·δ̂ / Σ_agreeing w     (0 for an empty set; the division is optional)
     y = rn(b + λ·μ)
 
+A negative weight negates its donor's task vector: w is |w| above, and δ̂ is −δ̂.
+
 Every loop is over one block and few arrays, without branches, so that the compiler makes vectors of
 it. Source: Yadav et al. 2023 (arXiv 2306.01708), section 3.2, steps 2 and 3.
 """
@@ -52,6 +54,12 @@ def _drop_ties(delta_f32, count, threshold, first_dropped):
     for j in range(max(first_dropped, 0), count):
         equal = magnitude_bits(delta_f32[j]) == threshold
         delta_f32[j] = np.float32(0.0) if equal else delta_f32[j]
+
+
+@_inline
+def _negate(delta_f32, count):
+    for j in range(count):
+        delta_f32[j] = np.float32(-delta_f32[j])
 
 
 @_inline
@@ -190,7 +198,7 @@ def merge_chunk(
     donor_addresses  uint64 [m], where the donors' whole tensors begin
     donor_codes      int64 [m], their types
     thresholds       uint32 [m] and `lasts` int64 [m]: the donors' `Trim`
-    weights, lam     float32
+    weights, lam     float32; a negative weight negates its donor's task vector
     elect_by_count   elect by the number of positive and negative entries, not by their sum
     begin            a multiple of SAMPLE_RUN
     block            elements a step, a multiple of 8 that divides SAMPLE_RUN; does not change the
@@ -205,6 +213,9 @@ def merge_chunk(
     Returns OK, BAD_INPUT (some δ is NaN or Inf) or OVERFLOW (some y is beyond the output type).
     """
     models = donor_addresses.size
+    magnitudes = np.empty(models, np.float32)
+    for i in range(models):
+        magnitudes[i] = abs(weights[i])
     base_f32 = np.empty(block, np.float32)
     delta_f32 = np.empty((models, block), np.float32)
     total_f32 = np.empty(block, np.float32)
@@ -233,6 +244,8 @@ def merge_chunk(
         for i in range(models):
             delta = delta_f32[i]
             cutoff = thresholds[i]
+            if weights[i] < np.float32(0.0):
+                _negate(delta, count)
             if start > lasts[i]:
                 cutoff = u32(cutoff + u32(1))
             elif start + count - 1 > lasts[i]:
@@ -240,9 +253,9 @@ def merge_chunk(
             if elect_by_count:
                 _trim_and_count(delta, count, cutoff, total_f32)
             else:
-                _trim_and_add(delta, count, cutoff, weights[i], total_f32)
+                _trim_and_add(delta, count, cutoff, magnitudes[i], total_f32)
         for i in range(models):
-            _add_agreeing(delta_f32[i], count, weights[i], total_f32, sum_f32, divisor_f32)
+            _add_agreeing(delta_f32[i], count, magnitudes[i], total_f32, sum_f32, divisor_f32)
         if not normalize:
             for j in range(count):
                 divisor_f32[j] = one
@@ -258,7 +271,7 @@ def merge_chunk(
                 total_f32,
                 sum_f32,
                 divisor_f32,
-                weights,
+                magnitudes,
                 count,
                 ups,
                 downs,
