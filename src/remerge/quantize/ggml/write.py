@@ -21,7 +21,7 @@ from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
-from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.ggml.header import read_ggml_header
 from remerge.tensors.checkpoint import open_checkpoint, read_config
 from remerge.vocabulary.tokenizer import BYTE, CONTROL, UNKNOWN
@@ -154,7 +154,6 @@ def write(request: Request) -> QuantReport:
     multiple = feed_forward_multiple(shape, str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
-    check_representable(model, vocabulary)
     check_vocabulary(vocabulary, str(model))
     plan = [
         (tensor, TYPES[matrix_type if len(tensor.info.shape) == 2 else "F32"]) for tensor in tensors

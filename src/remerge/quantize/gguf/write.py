@@ -18,7 +18,7 @@ from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
-from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.gguf import types
 from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.mixture import MIXTURES, choose_type
@@ -102,7 +102,6 @@ def write(request: Request) -> QuantReport:
     shape = read_shape(read_config(model), str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
-    check_representable(model, vocabulary)
     template = chat_template(model, request.prompt)
     plan = [(tensor, choose_type(tensor, mixture, shape)) for tensor in tensors]
     out.mkdir(parents=True, exist_ok=True)
