@@ -20,6 +20,8 @@ from remerge.tensors.json_files import read_json
 from remerge.vocabulary.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece
 
 _BYTE_TEXT = re.compile("<0x[0-9A-F]{2}>")
+#: Characters of a token: every way to cut one in two is looked at.
+_TOKEN_LIMIT = 1024
 
 
 def check_same_pieces(pieces: Sequence[Piece], path: Path, *, byte_fallback: bool) -> None:
@@ -77,6 +79,7 @@ def check_order(pieces: Sequence[Piece], path: Path) -> None:
     for piece in pieces:
         if piece.kind in (CONTROL, USER_DEFINED):  # found before pieces are joined
             continue
+        check_length(piece.text, path)
         cuts = range(1, len(piece.text))
         if any(piece.text[:cut] in texts and piece.text[cut:] in texts for cut in cuts):
             if last is not None and piece.score >= last.score:
@@ -86,6 +89,15 @@ def check_order(pieces: Sequence[Piece], path: Path) -> None:
                     "join them in the order of their numbers, llama.cpp by their scores"
                 )
             last = piece
+
+
+def check_length(text: str, path: Path) -> None:
+    """Refuse a token that is too long to look at every way to cut it in two."""
+    if len(text) > _TOKEN_LIMIT:
+        raise CheckpointError(
+            f"{path}: token {printable(text, 40)!r} is longer than {_TOKEN_LIMIT} characters; "
+            "not a genuine vocabulary"
+        )
 
 
 def rebuild_pieces(path: Path) -> tuple[Piece, ...]:
@@ -195,6 +207,7 @@ def _scores(
     for text in vocabulary:
         if text in added or _BYTE_TEXT.fullmatch(text):
             continue
+        check_length(text, path)
         for cut in range(1, len(text)):
             pair = (text[:cut], text[cut:])
             if pair[0] in vocabulary and pair[1] in vocabulary and pair not in known:

@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remerge.errors import CheckpointError, printable
-from remerge.quantize.core.rebuilt_pieces import check_order, check_same_pieces, rebuild_pieces
+from remerge.quantize.core.rebuilt_pieces import (
+    check_length,
+    check_order,
+    check_same_pieces,
+    rebuild_pieces,
+)
 from remerge.quantize.core.tokenizer_files import (
     GENERIC,
     TokenizerFiles,
@@ -153,6 +158,8 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     pieces = read_pieces(files)
     known = {piece.text: token for token, piece in reversed(list(enumerate(pieces)))}
     numbers = number_added(files, known, rows)
+    for text in numbers:
+        check_length(text, folder)
     check_added(files, numbers, rows)
     _check_kinds(files, pieces, numbers)
     special = {each.text: each.special for each in files.added}
