@@ -87,7 +87,13 @@ KINDS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         lambda f: (resave(f), edit(f / "tokenizer_config.json", add_bos_token=False)),
         PLAIN,
     ),
-    "added token that is normalized": (lambda f: _added(f, normalized=True), PLAIN),
+    "added token that is normalized": (
+        lambda f: (
+            edit(f / "tokenizer_config.json", add_prefix_space=False),
+            _added(f, normalized=True),
+        ),
+        PLAIN + SPACES,
+    ),
     "adds eos": (lambda f: edit(f / "tokenizer_config.json", add_eos_token=True), PLAIN),
     "eos in post-processor": (lambda f: resave(f, add_eos_token=True), PLAIN),
     "no bos in post-processor": (lambda f: resave(f, add_bos_token=False), PLAIN),
