@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from remerge.adapters.bake import plan_bake
-from remerge.adapters.peft_files import check_adapter_config, read_adapter
+from remerge.adapters.peft_config import check_adapter_config
+from remerge.adapters.peft_files import read_adapter
 from remerge.errors import CheckpointError
 from remerge.shards.artefact import build
 from remerge.tensors.checkpoint import open_checkpoint, read_f32

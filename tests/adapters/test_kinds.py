@@ -1,0 +1,229 @@
+"""Every kind of adapter that can be baked gives the weights and logits of the live peft model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+
+from remerge.adapters.bake import plan_bake
+from remerge.adapters.peft_files import read_adapter
+from remerge.shards.artefact import build, companions_of
+from remerge.tensors.checkpoint import open_checkpoint, read_f32
+from tests.architectures import models
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def train(model: torch.nn.Module, seed: int = 2) -> None:
+    """What training does: no parameter of the adapter keeps its first value."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+def adapted(folder: Path, row: str, config: peft.PeftConfig, **settings: Any) -> Any:
+    """Save `folder`/model and `folder`/adapter; returns the live model."""
+    models.build(row, **settings).save_pretrained(folder / "model")
+    model = peft.get_peft_model(models.load(folder / "model"), config).eval()
+    train(model)
+    model.save_pretrained(str(folder / "adapter"))
+    return model
+
+
+def bake(folder: Path, dtype: str = "F32") -> dict[str, np.ndarray]:
+    """Bake `folder`/adapter into `folder`/model, as `folder`/baked; returns its weights."""
+    plan = plan_bake(
+        open_checkpoint(folder / "model"),
+        read_adapter(folder / "adapter"),
+        dtype=dtype,
+        shard_bytes=10**9,
+    )
+    companions = companions_of(folder / "model")
+    build(plan, folder / "baked", companions=companions, scratch=folder / "scratch", threads=2)
+    tensors = open_checkpoint(folder / "baked").tensors
+    return {name: read_f32(info).reshape(info.shape) for name, info in tensors.items()}
+
+
+def compare(folder: Path, live: Any, kind: str = "") -> None:
+    """Bake in float32: logits as the live model's, weights as peft merges them."""
+    expected = models.logits(live)
+    baked = bake(folder)
+    found = models.logits(models.load(folder / "baked"))
+    assert np.abs(found - expected).max() <= 4e-6 * max(1.0, np.abs(expected).max())
+    if kind in MERGED_WRONGLY:
+        return
+    merged = live.merge_and_unload().state_dict()
+    for name, mine in baked.items():
+        theirs = merged[name].detach().numpy()
+        assert np.abs(mine - theirs).max(initial=0) <= 2e-6 * max(1.0, np.abs(theirs).max()), name
+
+
+def lora(**settings: Any) -> peft.LoraConfig:
+    return peft.LoraConfig(**({"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8} | settings))
+
+
+KINDS: dict[str, tuple[str, dict[str, Any], peft.PeftConfig]] = {
+    "dora": ("llama", {}, lora(target_modules=LINEAR, use_dora=True)),
+    "dora on embedding and head": (
+        "llama",
+        {},
+        lora(target_modules=["embed_tokens", "lm_head", "q_proj"], use_dora=True),
+    ),
+    "dora on Conv1D": ("gpt2", {}, lora(target_modules=["c_attn", "c_proj"], use_dora=True)),
+    "dora, rslora, patterns": (
+        "llama",
+        {},
+        lora(
+            target_modules=LINEAR,
+            use_dora=True,
+            use_rslora=True,
+            rank_pattern={"layers.1.self_attn.q_proj": 2},
+            alpha_pattern={r".*\.1\..*": 3},
+        ),
+    ),
+    "lora_bias": ("qwen2", {}, lora(target_modules=["q_proj", "v_proj"], lora_bias=True)),
+    "bias: all": ("qwen2", {}, lora(target_modules=["q_proj", "o_proj"], bias="all")),
+    "bias: all (gpt2)": ("gpt2", {}, lora(target_modules=["c_attn"], bias="all")),
+    "bias: lora_only": ("qwen2", {}, lora(target_modules=["q_proj"], bias="lora_only")),
+    "layers_to_transform": (
+        "llama",
+        {},
+        lora(target_modules=["q_proj", "v_proj"], layers_to_transform=[1]),
+    ),
+    "exclude_modules": (
+        "llama",
+        {},
+        lora(target_modules=["q_proj", "v_proj"], exclude_modules=r".*layers\.0.*v_proj"),
+    ),
+    "modules_to_save: norms by suffix": (
+        "llama",
+        {},
+        lora(target_modules=["q_proj"], modules_to_save=["norm", "layers.1.mlp"]),
+    ),
+    "modules_to_save: part of a name": (
+        "llama",
+        {},
+        lora(target_modules=["q_proj"], modules_to_save=["_head", "1.self_attn.k_proj"]),
+    ),
+    "trainable tokens": (
+        "llama",
+        {},
+        lora(target_modules=["q_proj"], trainable_token_indices=[7, 3, 60]),
+    ),
+    "trainable tokens, tied": (
+        "llama3.2 (tied)",
+        {},
+        lora(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [5, 9]}),
+    ),
+    "trainable tokens, head of its own": (
+        "llama",
+        {},
+        lora(
+            target_modules=["q_proj"],
+            trainable_token_indices={"embed_tokens": [5, 9], "lm_head": [1]},
+        ),
+    ),
+    "trainable tokens, tied, other tokens of the head": (
+        "llama3.2 (tied)",
+        {},
+        lora(
+            target_modules=["q_proj"],
+            trainable_token_indices={"embed_tokens": [5, 9], "lm_head": [1]},
+        ),
+    ),
+    "trainable tokens, tied, same tokens of the head": (
+        "llama3.2 (tied)",
+        {},
+        lora(
+            target_modules=["q_proj"],
+            trainable_token_indices={"embed_tokens": [5, 9], "lm_head": [5, 9]},
+        ),
+    ),
+    "trainable tokens, tied, head alone": (
+        "llama3.2 (tied)",
+        {},
+        lora(target_modules=["q_proj"], trainable_token_indices={"lm_head": [5, 9]}),
+    ),
+    "TRAINABLE_TOKENS": (
+        "llama",
+        {},
+        peft.TrainableTokensConfig(token_indices=[3, 60, 4], task_type="CAUSAL_LM"),
+    ),
+    "TRAINABLE_TOKENS, tied": (
+        "llama3.2 (tied)",
+        {},
+        peft.TrainableTokensConfig(token_indices=[3, 60], task_type="CAUSAL_LM"),
+    ),
+    "target_parameters of experts": (
+        "gpt_oss",
+        {},
+        lora(
+            target_modules=["q_proj"],
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        ),
+    ),
+    "target_parameters, square": (
+        "gpt_oss",
+        {"intermediate_size": 32},
+        lora(
+            target_modules=[],
+            target_parameters=["experts.down_proj"],
+            rank_pattern={"layers.1.mlp.experts.down_proj": 2},
+        ),
+    ),
+    "target_parameters of linear modules": (
+        "llama",
+        {},
+        lora(target_modules=[], target_parameters=["q_proj.weight", "mlp.up_proj.weight"]),
+    ),
+    "loha": ("llama", {}, peft.LoHaConfig(r=3, alpha=5, target_modules=LINEAR)),
+    "lokr": ("llama", {}, peft.LoKrConfig(r=3, alpha=5, target_modules=LINEAR)),
+    "lokr, both decomposed": (
+        "llama",
+        {},
+        peft.LoKrConfig(
+            r=1,
+            alpha=2,
+            target_modules=LINEAR,
+            decompose_both=True,
+            decompose_factor=8,
+            rank_pattern={"up_proj": 2},
+        ),
+    ),
+    "lokr, whole factors": ("llama", {}, peft.LoKrConfig(r=64, alpha=5, target_modules=LINEAR)),
+    "ia3": (
+        "qwen2",
+        {},
+        peft.IA3Config(
+            target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
+        ),
+    ),
+    "ia3 on Conv1D": (
+        "gpt2",
+        {},
+        peft.IA3Config(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
+    ),
+    "vera": ("llama", {}, peft.VeraConfig(r=5, target_modules=["q_proj", "v_proj", "down_proj"])),
+    "vera on Conv1D": ("gpt2", {}, peft.VeraConfig(r=5, target_modules=["c_attn"])),
+    "ln tuning": ("gpt2", {}, peft.LNTuningConfig(target_modules=["ln_1", "ln_f"])),
+}
+#: peft computes these with two matrices and merges both changes into the one that is tied.
+MERGED_WRONGLY = (
+    "trainable tokens, tied, other tokens of the head",
+    "trainable tokens, tied, head alone",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kind_is_baked_as_the_live_model_computes(tmp_path: Path, kind: str) -> None:
+    row, settings, config = KINDS[kind]
+    compare(tmp_path, adapted(tmp_path, row, config, **settings), kind)
