@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
+from remerge.errors import CheckpointError
 from remerge.shards.artefact import build, companions_of
-from remerge.tensors.checkpoint import open_checkpoint, read_f32
+from remerge.tensors.checkpoint import config_of, open_checkpoint, read_f32
 from tests.architectures import models
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -227,3 +229,115 @@ MERGED_WRONGLY = (
 def test_kind_is_baked_as_the_live_model_computes(tmp_path: Path, kind: str) -> None:
     row, settings, config = KINDS[kind]
     compare(tmp_path, adapted(tmp_path, row, config, **settings), kind)
+
+
+RESIZED: dict[str, dict[str, Any]] = {
+    "saved whole": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    "lora": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+    "not trained": {"target_modules": ["q_proj"]},
+    "trained tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [64, 65]},
+    "dora": {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "use_dora": True},
+}
+
+
+@pytest.mark.parametrize("row", ["llama", "llama3.2 (tied)"])
+@pytest.mark.parametrize("kind", RESIZED)
+def test_adapter_of_a_resized_vocabulary(tmp_path: Path, kind: str, row: str) -> None:
+    """On the resized model as in the live one; on the original one, what to do is said."""
+    models.build(row).save_pretrained(tmp_path / "original")
+    model = models.load(tmp_path / "original")
+    model.resize_token_embeddings(66)
+    model.save_pretrained(tmp_path / "model")
+    model = models.load(tmp_path / "model")
+    # peft compares the vocabulary with that of the model's path, and saves embeddings it if grew.
+    model.name_or_path = model.config._name_or_path = str(tmp_path / "original")
+    live = peft.get_peft_model(model, lora(**RESIZED[kind])).eval()
+    train(live)
+    live.save_pretrained(str(tmp_path / "adapter"))
+    expected = models.logits(live)
+    bake(tmp_path)
+    found = models.logits(models.load(tmp_path / "baked"))
+    assert np.abs(found - expected).max() <= 4e-6 * max(1.0, np.abs(expected).max())
+    still = row != "llama" and kind in ("not trained", "trained tokens")
+    assert config_of(tmp_path / "baked")["tie_word_embeddings"] is still
+    (tmp_path / "model").rename(tmp_path / "resized")
+    (tmp_path / "original").rename(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"66 rows.*model has 64; .*resize_token_embeddings"):
+        bake(tmp_path)
+
+
+def test_lora_bias_on_a_module_without_bias_is_refused(tmp_path: Path) -> None:
+    adapted(tmp_path, "llama", lora(target_modules=["q_proj"], lora_bias=True))
+    with pytest.raises(CheckpointError, match=r"q_proj' lora_bias, and model stores no bias"):
+        bake(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entry, says",
+    [
+        ({"use_dora": False}, "has lora_magnitude_vector, but .* says use_dora=false"),
+        ({"r": 2}, "not of the rank 2"),
+        ({"trainable_token_indices": [3]}, "trains 2 tokens"),
+    ],
+)
+def test_config_of_another_adapter_is_refused(
+    tmp_path: Path, entry: dict[str, Any], says: str
+) -> None:
+    config = lora(target_modules=["q_proj"], use_dora=True, trainable_token_indices=[1, 2])
+    adapted(tmp_path, "llama", config)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    with pytest.raises(CheckpointError, match=says):
+        bake(tmp_path)
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_2", "olora"])
+def test_start_that_changes_the_model_is_refused(tmp_path: Path, start: str) -> None:
+    adapted(tmp_path, "llama", lora(target_modules=["q_proj"], init_lora_weights=start))
+    with pytest.raises(CheckpointError, match=f"init_lora_weights={start}.*merge_and_unload"):
+        bake(tmp_path)
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_2", "olora"])
+def test_converted_start_is_baked(tmp_path: Path, start: str) -> None:
+    """What peft offers for these starts, and our refusal names: a plain LoRA of twice the rank."""
+    models.build("llama").save_pretrained(tmp_path / "model")
+    config = lora(target_modules=["q_proj", "v_proj"], init_lora_weights=start)
+    live = peft.get_peft_model(models.load(tmp_path / "model"), config).eval()
+    live.peft_config["default"].init_lora_weights = True
+    live.save_pretrained(str(tmp_path / "start"))
+    live.peft_config["default"].init_lora_weights = start
+    train(live)
+    expected = models.logits(live)
+    live.save_pretrained(
+        str(tmp_path / "adapter"),
+        path_initial_model_for_weight_conversion=str(tmp_path / "start"),
+    )
+    bake(tmp_path)
+    found = models.logits(models.load(tmp_path / "baked"))
+    assert np.abs(found - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
+
+
+REFUSED = {
+    "OFT": peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"]),
+    "BOFT": peft.BOFTConfig(boft_block_size=4, target_modules=["q_proj"]),
+    "FOURIERFT": peft.FourierFTConfig(n_frequency=9, target_modules=["q_proj"]),
+    "ADALORA": peft.AdaLoraConfig(target_modules=["q_proj"], total_step=10),
+    "HRA": peft.HRAConfig(r=2, target_modules=["q_proj"]),
+    "PROMPT_TUNING": peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_kind_that_cannot_be_baked_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    adapted(tmp_path, "llama", REFUSED[kind])
+    with pytest.raises(CheckpointError, match=f"peft_type is {kind}"):
+        bake(tmp_path)
+
+
+def test_vera_without_its_projections_is_refused(tmp_path: Path) -> None:
+    adapted(
+        tmp_path, "llama", peft.VeraConfig(r=4, target_modules=["q_proj"], save_projection=False)
+    )
+    with pytest.raises(CheckpointError, match=r"without its projections \(save_projection\)"):
+        bake(tmp_path)

@@ -221,7 +221,10 @@ def _ties(adapter: Adapter, head: Head) -> bool:
     Trained tokens of the embedding are always those of the head as well, unless it has its own.
     """
     changed = adapter.updates.keys() | adapter.replacements.keys()
-    if isinstance(adapter.updates.get(head.embedding), TokenRows) and head.name not in changed:
+    if isinstance(adapter.updates.get(head.embedding), TokenRows):
+        if head.name not in changed or (adapter.one_matrix and head.name not in adapter.updates):
+            return True
+    elif adapter.one_matrix and not adapter.updates.keys() & {head.embedding, head.name}:
         return True
     names = (head.embedding, head.name)
     modules = {name.removesuffix(".weight").rpartition(".")[2] for name in names}

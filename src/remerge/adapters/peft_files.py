@@ -35,6 +35,7 @@ from remerge.adapters.updates import (
 )
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import pickle_advice, raw_bytes
+from remerge.tensors.compatibility import TOKEN_TENSORS
 from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.json_files import read_json
 from remerge.tensors.safetensors import TensorInfo, read_header
@@ -60,10 +61,11 @@ _PARTS: dict[str, re.Pattern[str]] = {
 _SHARED = re.compile(r"base_model\.(vera_[AB])(?:\.default)?")
 _LN_TUNING = re.compile(r"\.ln_tuning_layers(\.default)?(?=\.(weight|bias)$)")
 #: Names under which one saved module may stand, the one that peft reads first.
-_SAVED = re.compile(r"\.modules_to_save(\.default)?(?=\.)|\.base_layer(?=\.)")
+_SAVED = re.compile(r"\.modules_to_save(\.default)?(?=\.)|(\.token_adapter)?\.base_layer(?=\.)")
 _ORIGINAL = ".original_module."
 #: Modules that peft saves when their number of rows seems changed or they have an update.
-_EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
+_HEADS = ("lm_head", "embed_out")
+_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", *_HEADS)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Adapter:
         parameters: LoRA on parameters whose names the model decides.
         config: The content of `adapter_config.json`.
         originals: The model's own tensors that were saved beside their replacements.
+        one_matrix: Embedding and head are replaced by the same values.
     """
 
     label: str
@@ -107,6 +110,7 @@ class Adapter:
     parameters: tuple[ParameterPair, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     originals: Mapping[str, TensorInfo] = field(default_factory=dict)
+    one_matrix: bool = False
 
     @property
     def fan_in_fan_out(self) -> bool:
@@ -141,12 +145,13 @@ def read_adapter(folder: Path | str, label: str | None = None) -> Adapter:
                 f"{label}: module {printable(twin.name)!r} is given more than once, and "
                 f"{printable(name)!r} has other values; keep one"
             )
-    return adapter
+    tables = [t for n, t in adapter.replacements.items() if n.endswith(TOKEN_TENSORS)]
+    return replace(adapter, one_matrix=len(tables) == 2 and _same(*tables))
 
 
 def _same(one: TensorInfo, two: TensorInfo) -> bool:
     if one.name == two.name:
-        return True
+        return True  # the same tensor
     alike = (one.dtype, one.shape) == (two.dtype, two.shape)
     return alike and raw_bytes(one).tobytes() == raw_bytes(two).tobytes()
 
@@ -266,6 +271,8 @@ def _updates_of(
 ) -> dict[str, Update]:
     weight = f"{module}.weight"
     if any(part.endswith("trainable_tokens_delta") for part in parts):
+        if _is_tied_copy(module, adapter.config):
+            return {}
         return {weight: _token_rows(module, parts, adapter.config, where)}
     if kind == "LORA":
         return _lora(module, parts, adapter.config, where)
@@ -356,6 +363,19 @@ def _agree(found: TensorInfo | None, wanted: bool, key: str, part: str, where: s
         raise CheckpointError(
             f"{where} {has} {part}, but {CONFIG_NAME} says {key}={str(wanted).lower()}"
         )
+
+
+def _is_tied_copy(module: str, config: Mapping[str, Any]) -> bool:
+    """Whether trained tokens of a head are those of the embedding, to which peft had tied it."""
+    if module.rpartition(".")[2] not in _HEADS:
+        return False
+    named = config.get("trainable_token_indices")
+    if named is None:  # a kind of its own
+        named = config.get("target_modules")
+        named = [named] if isinstance(named, str) else named
+    elif isinstance(named, list):
+        named = None
+    return not module.endswith(tuple(named or ()))
 
 
 def _token_rows(
