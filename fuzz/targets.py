@@ -9,17 +9,19 @@ from __future__ import annotations
 import io
 import json
 import struct
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fuzz import proof, texts
+from fuzz.running import Target
+from fuzz.running import checked as _checked
+from fuzz.running import scratch as _scratch
 from remerge.adapters.peft_files import adapter_from_header, check_adapter_config
-from remerge.errors import RemergeError
 from remerge.pins.recipe_text import read_entries
 from remerge.quantize.ggml.header import read_ggml_header
 from remerge.quantize.gguf.header import read_gguf_header
@@ -33,17 +35,8 @@ from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import TensorInfo, parse_header
 from remerge.vocabulary.tokenizer import parse_sentencepiece, token_ids_of
 
-Target = Callable[[bytes], None]
 WHERE = Path("fuzzed")
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def _checked(read: Callable[[], object]) -> Any:
-    try:
-        return read()
-    except RemergeError as error:
-        assert str(error).isprintable()
-        return None
 
 
 def header(data: bytes) -> None:
@@ -55,11 +48,6 @@ def header(data: bytes) -> None:
 
         outputs = [OutputTensor(t.name, t.dtype, t.shape) for t in found.values()]
         assert plan_shards(outputs, 10**9) and header_bytes(outputs)
-
-
-@cache
-def _scratch() -> Path:
-    return Path(tempfile.mkdtemp(prefix="fuzz"))
 
 
 def index(data: bytes) -> None:
@@ -216,6 +204,8 @@ TARGETS: dict[str, Target] = {
     "tokenizer": tokenizer,
     "gguf": gguf,
     "ggml": ggml,
+    **proof.TARGETS,
+    **texts.TARGETS,
 }
 
 #: Inputs to begin with.
@@ -261,6 +251,8 @@ SEEDS: dict[str, list[bytes]] = {
         + struct.pack("<4I1s", 1, 1, 0, 8, b"w")
         + bytes(64)
     ],
+    **proof.SEEDS,
+    **texts.SEEDS,
 }
 
 #: (target, what was found, what holds now). By the fuzzer where that is said; else by writing the

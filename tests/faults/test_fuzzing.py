@@ -24,7 +24,10 @@ VALUES = st.recursive(
 KEYS = [
     "a", "dtype", "shape", "data_offsets", "__metadata__", "weight_map", "peft_type", "r",
     "lora_alpha", "rank_pattern", "alpha_pattern", "modules_to_save", "files", "sha256", "size",
-    "kind", "repo", "path", "config", "out", "subfolder",
+    "kind", "repo", "path", "config", "out", "subfolder", "tensors", "model_id", "header_sha256",
+    "dsseEnvelope", "payload", "predicate", "resources", "name", "digest", "stages", "outs", "md5",
+    "relpath", "model", "vocab", "merges", "added_tokens", "added_tokens_decoder", "content",
+    "normalizer", "post_processor", "chat_template", "sources", "bakes", "merges", "defaults",
 ]  # fmt: skip
 OBJECTS = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6)
 
@@ -77,7 +80,14 @@ def test_every_type_under_every_key_is_read_or_refused(name: str) -> None:
                 give(name, {key: value}, first)
 
 
+#: Targets whose first byte chooses what the rest is.
+CHOOSING = (
+    *("recipe", "pin", "pickle", "tokenizer"),
+    *("manifest", "signature", "dvc_lock", "choice", "vocabulary"),
+)
+
+
 def give(name: str, value: object, first: int) -> None:
     """Give a target one value as it expects it."""
-    prefix = bytes([first]) if name in ("recipe", "pin", "pickle", "tokenizer") else b""
+    prefix = bytes([first]) if name in CHOOSING else b""
     TARGETS[name](prefix + json.dumps(value).encode())

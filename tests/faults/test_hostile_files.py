@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from remerge.adapters.peft_files import read_adapter
+from remerge.architectures.order import state_dict_order
 from remerge.errors import CheckpointError, RecipeError, RemergeError, SourceError
 from remerge.pins.recipe_text import read_entries
 from remerge.quantize import quantize
 from remerge.report.build import Build
 from remerge.report.card import card
 from remerge.report.page import page
-from remerge.shards.order import state_dict_order
+from remerge.shards.order import check_layers
 from remerge.sources.pinned import local_files, parse_source
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
 from remerge.tensors.pickles import open_pickle
@@ -210,7 +211,7 @@ def test_remote_code_is_never_executed_and_not_passed_on(
         write(tmp_path / "config.json")
         endless = json.loads((tmp_path / "config.json").read_text())
         with pytest.raises(CheckpointError, match=name.removeprefix("endless_")):
-            state_dict_order(config | endless, names)
+            check_layers(config | endless, len(names))
 
 
 @pytest.fixture

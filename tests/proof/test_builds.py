@@ -135,6 +135,34 @@ def test_an_unfinished_build_is_refused(finished: Path, copy: Path) -> None:
         compare_builds(finished, copy)
 
 
+@pytest.mark.parametrize("kind", ["link", "folder link", "fifo", "empty folder"])
+def test_an_output_holds_regular_files_only(finished: Path, copy: Path, kind: str) -> None:
+    odd = copy / "merged/final" / "odd"
+    if kind == "fifo":
+        os.mkfifo(odd)
+    elif kind == "empty folder":
+        odd.mkdir()
+    else:
+        odd.symlink_to(finished / ("report" if kind == "link" else "merged/p1"))
+    with pytest.raises(CheckpointError, match="odd is a"):
+        compare_builds(finished, copy)
+
+
+def test_an_output_that_is_a_link_is_refused(finished: Path, copy: Path) -> None:
+    shutil.rmtree(copy / "merged/p1")
+    (copy / "merged/p1").symlink_to(finished / "merged/p1")
+    with pytest.raises(CheckpointError, match="merged/p1: is a link"):
+        compare_builds(finished, copy)
+
+
+@pytest.mark.parametrize("path", ["/etc", "../build/merged", "merged/../../build"])
+def test_a_lock_does_not_lead_out_of_its_build(finished: Path, copy: Path, path: str) -> None:
+    lock = {"schema": "2.0", "stages": STAGES | {"more": stage(path)}}
+    (copy / "dvc.lock").write_text(yaml.safe_dump(lock))
+    with pytest.raises(CheckpointError, match="lies outside"):
+        compare_builds(finished, copy)
+
+
 def test_the_command_compares_two_builds(
     finished: Path, copy: Path, capsys: pytest.CaptureFixture
 ) -> None:

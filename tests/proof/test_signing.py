@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -13,7 +14,8 @@ import pytest
 
 from remerge import cli
 from remerge.errors import SignatureError
-from remerge.proof.signing import sign, verify_signature
+from remerge.proof.signing import sign, signed_files, verify_signature
+from remerge.tensors.json_files import JSON_LIMIT
 from tests.proof.models import flip_bit, llama, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -258,3 +260,43 @@ def test_the_commands_sign_and_verify(
     assert cli.main(verify) == 1
     said = f"error: {model} is not what was signed: changed: config.json\n"
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[]", b"{}", b"[" * 100_000, b'{"dsseEnvelope":[]}',
+        b'{"dsseEnvelope":{"payload":7}}', b'{"dsseEnvelope":{"payload":"bm8="}}',
+        b'{"dsseEnvelope":{"payload":"e30="}}', b"\xff",
+    ],
+)  # fmt: skip
+def test_what_is_no_signature_is_one_line(model: Path, keys: Path, content: bytes) -> None:
+    signature = model.with_name("forged.sig")
+    signature.write_bytes(content)
+    with pytest.raises(SignatureError) as caught:
+        verify_signature(model, signature, public_key=keys / "key.pub")
+    assert str(caught.value).isprintable()
+
+
+def test_a_signature_without_end_is_not_read_whole(model: Path, keys: Path) -> None:
+    signature = model.with_name("long.sig")
+    with signature.open("wb") as file:
+        file.truncate(JSON_LIMIT + 1)  # a hole: takes no room on the disk
+    with pytest.raises(SignatureError, match="larger than"):
+        verify_signature(model, signature, public_key=keys / "key.pub")
+    signature.unlink()
+    os.mkfifo(signature)
+    with pytest.raises(SignatureError, match="not a regular file"):
+        verify_signature(model, signature, public_key=keys / "key.pub")
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [None, {}, [1], [{"name": 1, "digest": ""}], [{"name": "a"}],
+     [{"name": "a", "digest": ""}, {"name": "a", "digest": ""}]],
+)  # fmt: skip
+def test_a_malformed_list_of_signed_files_is_refused(resources: object) -> None:
+    statement = json.dumps({"predicate": {"resources": resources}}).encode()
+    bundle = {"dsseEnvelope": {"payload": base64.b64encode(statement).decode()}}
+    with pytest.raises(SignatureError, match="list of files is malformed"):
+        signed_files(bundle, "x.sig")

@@ -102,6 +102,7 @@ def test_a_gguf_header_says_what_the_configuration_says(
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.bos_token_id": 301,
         "tokenizer.ggml.eos_token_id": 17,
+        "tokenizer.ggml.eot_token_id": 2,  # what config.json ends a text with
         "tokenizer.ggml.unknown_token_id": 0,
         "tokenizer.ggml.padding_token_id": 305,
         "tokenizer.ggml.add_bos_token": False,

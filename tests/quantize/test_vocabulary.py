@@ -14,6 +14,7 @@ import pytest
 
 from remerge.errors import CheckpointError
 from remerge.quantize import quantize
+from remerge.quantize.core.rebuilt_pieces import rebuild_pieces
 from remerge.quantize.core.vocabulary import read_vocabulary
 from remerge.vocabulary.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from tests.quantize.conftest import VOCABULARY
@@ -173,3 +174,17 @@ def test_padding_rows_are_unused_and_tokens_without_a_row_are_told(
         "token 400 (<far>) has no row in the embedding: left out",
         "1 rows of the embedding have no token: padded",
     )
+
+
+@pytest.mark.parametrize("key", ["9" * 5000, "9" * 13, "\u0661", "\u00b2", "-1", "", "1 "])
+def test_a_key_that_is_no_token_number_is_passed_over(folder: Path, key: str) -> None:
+    entry = {"content": "<x>", "special": True}
+    edit_json(folder / "tokenizer_config.json", added_tokens_decoder={key: entry})
+    assert "<x>" not in read_vocabulary(folder, VOCABULARY).texts
+
+
+def test_a_token_of_a_megabyte_is_refused_at_once(tmp_path: Path) -> None:
+    model = {"type": "BPE", "byte_fallback": True, "vocab": {"a" * 1_000_000: 0, "a": 1}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {**model, "merges": []}}))
+    with pytest.raises(CheckpointError, match="longer than 1024 characters"):
+        rebuild_pieces(tmp_path / "tokenizer.json")

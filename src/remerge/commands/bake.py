@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     settings = build_options(options)
     label, adapter_label = distinct_labels([options.model, options.adapter])
     model = open_checkpoint(options.model, label)
-    model, _ = in_state_dict_order(model, settings["scratch"] / "orders")
+    model, _ = in_state_dict_order(model)
     plan = plan_bake(
         model,
         read_adapter(options.adapter, adapter_label),

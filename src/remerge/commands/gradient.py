@@ -55,11 +55,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.errors import RecipeError
-    from remerge.methods.gradient import Gradient, plan_gradient
+    from remerge.methods.gradient import Gradient, in_order_for, plan_gradient
     from remerge.shards.artefact import build, companions_of
     from remerge.shards.inputs import distinct_labels
-    from remerge.shards.order import in_state_dict_order
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
     from remerge.vocabulary.mapping import require_same_tokens
@@ -68,12 +66,7 @@ def run(options: argparse.Namespace) -> None:
     gradient = Gradient(tuple(options.values), options.along, options.blend, options.containing)
     folders = (options.first, options.second)
     first, second = map(open_checkpoint, folders, distinct_labels(folders))
-    first, known = in_state_dict_order(first, settings["scratch"] / "orders")
-    if not known and options.along == "tensors":
-        raise RecipeError(
-            f"{options.first}: the order of its tensors is not known (transformers does not know "
-            "all of them by its config.json), so none can be counted: use --along layers"
-        )
+    first = in_order_for(gradient, first)
     require_same_tokens(second, first)
     plan = plan_gradient(
         first,

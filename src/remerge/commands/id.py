@@ -6,7 +6,7 @@
 The same tensors in other shards, or copied elsewhere, have the same id, a pickle checkpoint that of
 its weights as safetensors; one flipped bit gives another. A GGUF, GGML or GPTQ has an id over its
 own tensors, so it differs from that of the folder it was made of. File names, config and tokenizer
-do not count (`remerge check` looks at those).
+do not count (`remerge check` looks at those); --expect also names what of a folder is code.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; 1 if --expect was given and a model has another id."""
     from remerge.errors import printable
+    from remerge.proof.code_in_model import code_note
     from remerge.proof.digests import identify
 
     other = False
@@ -50,6 +51,9 @@ def run(options: argparse.Namespace) -> int:
         if options.expect is not None and identity.model_id != options.expect:
             other = True
             print(f"{printable(model)}: not the model {options.expect}", file=sys.stderr)
+        note = code_note(model) if options.expect is not None else ""
+        if note:
+            print(f"{printable(model)}: {note}", file=sys.stderr)
     if options.json:
         print(json.dumps(found, indent=2, sort_keys=True))
     return int(other)

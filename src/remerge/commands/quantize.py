@@ -42,6 +42,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="chat template of the files: the model's own (default), Alpaca, or none",
     )
     parser.add_argument(
+        "--card",
+        type=Path,
+        metavar="README",
+        help="model card whose license, base models, tags and languages GGUF files state",
+    )
+    parser.add_argument(
         "--measure",
         nargs="+",
         type=Path,
@@ -57,10 +63,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from remerge.quantize import quantize
+    from remerge.quantize.core.description import read_description
     from remerge.quantize.formats import choose
 
     chosen = choose(options.formats)
     _check(options, chosen)
+    description = read_description(options.card) if options.card else None
     for form in chosen:
         out = options.out / form.name
         report = quantize(
@@ -71,6 +79,7 @@ def run(options: argparse.Namespace) -> None:
             calibration=options.calibration,
             name=options.name or options.model.resolve().name,
             prompt=options.prompt,
+            description=description,
         )
         print(f"{report.sha256}  {report.bits_per_weight:.2f} bits a weight  {out / report.file}")
         for note in report.notes:

@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
     settings = build_options(options)
     base_label, *labels = distinct_labels([options.base, *(donor.folder for donor in named)])
     base = open_checkpoint(options.base, base_label)
-    base, _ = in_state_dict_order(base, settings["scratch"] / "orders")
+    base, _ = in_state_dict_order(base)
     with mapping_folder(settings["scratch"]) as mapped:
         donors = [
             open_donor(

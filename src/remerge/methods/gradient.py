@@ -19,12 +19,13 @@ import numpy as np
 
 from remerge.architectures.alignment import Aligned, align_heads
 from remerge.architectures.heads import is_tied
-from remerge.errors import RecipeError
+from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.kernels.blocks import DEFAULT_BLOCK, address
 from remerge.methods.gradient_kernel import blend_chunk
 from remerge.shards.chunks import emit_chunks
 from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
+from remerge.shards.order import in_state_dict_order
 from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes
 from remerge.tensors.compatibility import Note, fit, require_mergeable, weights_only
@@ -122,6 +123,22 @@ def _along_layers(values: Sequence[float], names: Sequence[str]) -> list[float]:
     ]
 
 
+def in_order_for(gradient: Gradient, first: Checkpoint) -> Checkpoint:
+    """Return the first model in the order in which `gradient` counts its tensors.
+
+    Raises:
+        CheckpointError: Tensors are counted, and the order of this architecture's is not known.
+    """
+    ordered, known = in_state_dict_order(first)
+    if known or gradient.along != "tensors":
+        return ordered
+    model_type = printable(config_of(first.folder).get("model_type", "missing"), 40)
+    raise CheckpointError(
+        f"{first.label} ({first.folder}): the order of its tensors is not known (model_type "
+        f"{model_type}), so they cannot be counted: use --along layers, in a recipe along: layers"
+    )
+
+
 @dataclass(frozen=True)
 class GradientPlan:
     """All that the blend depends on; see `plan_gradient`."""
@@ -198,7 +215,7 @@ def plan_gradient(
     """Check the two models against each other by their headers and lay out the result.
 
     The order of `first`'s tensors is taken as the state-dict order; folders that this library wrote
-    have it, others get it from `in_state_dict_order`. dtype and shard_bytes as in `plan_ties`;
+    have it, others get it from `in_order_for`. dtype and shard_bytes as in `plan_ties`;
     vocabulary is None or `truncate`. CheckpointError for models that do not fit, RecipeError for
     two of one label.
     """

@@ -4,19 +4,20 @@
 >>> parting.same, [artefact.stage for artefact in parting.differing]
 
 A build is a folder with a `dvc.lock` and what it names. What is compared are the bytes that lie
-there, not what a lock says of them; the stage that comes first in the pipeline comes first here, so
-the first difference is where to look.
+there, not what a lock says of them, by the rule for what a folder may contain (`contents`); the
+stage that comes first in the pipeline comes first here, so the first difference is where to look.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from remerge.errors import CheckpointError
+from remerge.errors import CheckpointError, printable
 from remerge.files import regular_file_size
+from remerge.proof.contents import read_contents
 from remerge.proof.diff import ModelDifference, compare
 from remerge.proof.digests import sha256_of_ranges, whole
 from remerge.proof.lock import read_lock
@@ -100,11 +101,21 @@ def require_outputs(root: Path, stages: Mapping[str, Mapping[str, Any]]) -> None
     """CheckpointError if an output that the lock of `root` names is not there."""
     for stage, entry in stages.items():
         for out in entry.get("outs", []):
+            _check_place(root, out["path"])
             if not (root / out["path"]).exists():
                 raise CheckpointError(
                     f"{root / out['path']}: is missing, so this is no finished build of {stage}; "
                     "`dvc pull` or `dvc repro` it first"
                 )
+
+
+def _check_place(root: Path, path: str) -> None:
+    """CheckpointError for an output that lies, or leads, out of the build that names it."""
+    plain = PurePosixPath(path)
+    if plain.is_absolute() or ".." in plain.parts or not path.isprintable():
+        raise CheckpointError(f"{root / 'dvc.lock'}: output {printable(path)!r} lies outside")
+    if (root / path).is_symlink():
+        raise CheckpointError(f"{root / path}: is a link; only regular files are compared")
 
 
 def _compare_output(
@@ -126,9 +137,16 @@ def _compare_output(
 
 
 def _digests(path: Path, threads: int | None) -> dict[str, str]:
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    digests = sha256_of_ranges([whole(file) for file in files], threads, f"compare {path.name}")
-    names = ["" if file == path else str(file.relative_to(path)) for file in files]
+    """SHA-256 by name of an output's files, which must be regular files and nothing else."""
+    names = [""]
+    contents = None if path.is_file() else read_contents(path)
+    if contents:
+        contents.require_plain()
+        names = list(contents.files)
+    spans = [whole(path / name if name else path) for name in names]
+    digests = sha256_of_ranges(spans, threads, f"compare {path.name}")
+    if contents:
+        contents.require_unchanged()
     return dict(zip(names, digests, strict=True))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
+from remerge.proof.code_in_model import code_note
 from remerge.proof.contents import Contents, ignored_note, read_contents
 from remerge.proof.digests import (
     Range,
@@ -61,7 +62,7 @@ class FolderCheck:
     against   what the files were held against: `manifest.json`, `dvc.lock` or both
     problems  what is damaged
     other     a line if it is sound but not the model that was expected, else ""
-    note      a line about what was passed over, else ""
+    note      a line about what was passed over and what is code, else ""
     objects   MD5 of files by name, where the project's lock records them
     """
 
@@ -156,6 +157,8 @@ def check_folder(
         identity = identity or identify(folder, threads).model_id
         if identity != wanted:
             other = f"is the model {identity}, not {wanted}"
+    notes = [ignored_note(contents.ignored(found.listed))]
+    notes += [code_note(folder, contents.files.keys() - contents.refused.keys())]
     contents.require_unchanged()
     return FolderCheck(
         folder,
@@ -165,7 +168,7 @@ def check_folder(
         against,
         tuple(problems),
         other,
-        ignored_note(contents.ignored(found.listed)),
+        "; ".join(filter(None, notes)),
         (recorded.files if recorded else None) or {},
     )
 

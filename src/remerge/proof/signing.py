@@ -11,10 +11,10 @@ so two signatures of one model differ and a signature is never an output of the 
 from __future__ import annotations
 
 import base64
-import json
+import binascii
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ from remerge.files import regular_file_size, write_bytes
 from remerge.proof.check import MANIFEST, check_folder
 from remerge.proof.contents import IGNORED, Contents, ignored_note, is_ignored, read_contents
 from remerge.proof.digests import sha256_of_ranges, whole
+from remerge.tensors.json_files import parse_json_object, read_json
 
 #: Holds the password of an encrypted private key; a command line would show it to everybody.
 PASSWORD_VARIABLE = "REMERGE_KEY_PASSWORD"  # noqa: S105
@@ -121,6 +122,7 @@ def verify_signature(
     model, signature = Path(model), Path(signature)
     _require(model, signature, *([public_key] if public_key else []), *trusted)
     contents = _plain(model)
+    _require_bundle(signature)
     config = Config().set_hashing_config(_hashing())
     with _one_line(f"{model} is not what was signed, or not by whom you trust"):
         if public_key:
@@ -162,6 +164,14 @@ def verify_signature(
     return ignored_note(passed_over)
 
 
+def _require_bundle(signature: Path) -> None:
+    """SignatureError for what is no bundle: the library reads a file of any length whole."""
+    try:
+        read_json(signature)
+    except CheckpointError as error:
+        raise SignatureError(str(error)) from None
+
+
 def _require_sound(model: Path) -> None:
     """SignatureError for a folder that is not what its own manifest says."""
     try:
@@ -193,9 +203,39 @@ def _changed(model: Path, signature: Path, contents: Contents | None) -> set[str
 
 def _signed(signature: Path) -> dict[str, str]:
     """SHA-256 of the files that a signature speaks of, which must have been verified."""
-    payload = json.loads(signature.read_bytes())["dsseEnvelope"]["payload"]
-    resources = json.loads(base64.b64decode(payload))["predicate"]["resources"]
-    return {str(entry["name"]): str(entry["digest"]) for entry in resources}
+    return signed_files(read_json(signature), str(signature))
+
+
+def signed_files(bundle: Mapping[str, Any], where: str) -> dict[str, str]:
+    """Read which files a signature speaks of; whether it is genuine is for `model_signing` to say.
+
+    Args:
+        bundle: The Sigstore bundle.
+        where: Names it in an error.
+
+    Returns:
+        SHA-256 by name.
+
+    Raises:
+        SignatureError: The bundle holds no statement of the OpenSSF model signing format.
+    """
+    envelope = bundle.get("dsseEnvelope")
+    payload = envelope.get("payload") if isinstance(envelope, dict) else None
+    try:
+        statement = parse_json_object(base64.b64decode(str(payload), validate=True), where)
+    except (binascii.Error, CheckpointError, ValueError):
+        raise SignatureError(f"{where}: holds no statement; not a model signature") from None
+    predicate = statement.get("predicate")
+    resources = predicate.get("resources") if isinstance(predicate, dict) else None
+    found: dict[str, str] = {}
+    for entry in resources if isinstance(resources, list) else [None]:
+        name, digest = (
+            (entry.get("name"), entry.get("digest")) if isinstance(entry, dict) else (None, None)
+        )
+        if not isinstance(name, str) or not isinstance(digest, str) or name in found:
+            raise SignatureError(f"{where}: its list of files is malformed; not a model signature")
+        found[name] = digest
+    return found
 
 
 def _hashing() -> Any:

@@ -18,7 +18,15 @@ from remerge.errors import RecipeError
 from remerge.quantize.formats import FORMATS, choose
 from remerge.recipes.graph import Graph, Input, read_graph
 from remerge.recipes.pins import Pin, check_uses, digest
-from remerge.recipes.schema import SECTIONS, FormatUse, Quantize, Recipe, read_recipe, read_section
+from remerge.recipes.schema import (
+    SECTIONS,
+    FormatUse,
+    Quantize,
+    Recipe,
+    is_hub,
+    read_recipe,
+    read_section,
+)
 from remerge.recipes.tables import FINAL, MODELS, PARTS, PLACES, UNUSED
 from remerge.schema import nearest, shown
 
@@ -73,7 +81,8 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
         check_uses(pins, sources, {})
     data = str(evaluation.get("data") or UNUSED)
     quants = [name for name, use in formats.items() if use.score]
-    items = {name: _format_item(name, settings) for name in formats}
+    described = _description(recipe, graph, pins)
+    items: dict[str, Any] = {name: _format_item(name, settings, described) for name in formats}
     for label, folder in {**scored, **{name: f"quantized/{name}" for name in quants}}.items():
         items[f"score_{label}"] = _item("evaluate", "evaluate", "eval", folder, data, data) | {
             "out": f"scores/{label}"
@@ -207,7 +216,23 @@ def _formats(recipe: Recipe) -> dict[str, FormatUse]:
     return found
 
 
-def _format_item(name: str, settings: Quantize) -> dict[str, str]:
+def _description(recipe: Recipe, graph: Graph, pins: Mapping[str, Pin]) -> dict[str, Any]:
+    """What files say of the model to people; nothing without `recipe.tags`."""
+    if recipe.tags is None:
+        return {}
+    repos = [
+        pins[name].repo if name in pins else graph.references.get(name, "").partition("@")[0]
+        for name in graph.sources
+    ]
+    known = {
+        "license": recipe.licence and recipe.licence.lower(),
+        "base_model": list(dict.fromkeys(repo for repo in repos if is_hub(repo))),
+        "tags": recipe.tags,
+    }
+    return {key: value for key, value in known.items() if value}
+
+
+def _format_item(name: str, settings: Quantize, described: dict[str, Any]) -> dict[str, Any]:
     container = FORMATS[name].container
     own = getattr(settings, container)
     item = _item(
@@ -218,7 +243,8 @@ def _format_item(name: str, settings: Quantize) -> dict[str, str]:
         own.texts,
         own.calibration or own.texts,
     )
-    return item | {"out": f"quantized/{name}"}
+    stated = {"description": described} if described and container == "gguf" else {}
+    return item | {"out": f"quantized/{name}"} | stated
 
 
 def _item(kind: str, code: str, section: str, reads: str, data: str, text: str) -> dict[str, str]:

@@ -54,7 +54,9 @@ def described(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, A
     return {
         **{key: value for key, value in params.items() if key not in _DERIVED},
         "recipe": table,
-        "quantize_eval": {n: e.model_dump() for n, e in tables.quantize_eval.items()},
+        "quantize_eval": {
+            n: e.model_dump(exclude_none=True) for n, e in tables.quantize_eval.items()
+        },
         "report": {**report, "data": {"evaluation": report["data"]}},
     }
 

@@ -58,6 +58,8 @@ class Recipe(Table):
         titles: Titles by the name of the gradient.
         prompt: How the result is prompted.
         licence: Its licence.
+        tags: What people search for; with them (a list, which may be empty) GGUF files state
+            licence, base models, tags and size.
         shard_bytes: The size limit of an output file.
         assumptions: What the recipe chose because nothing is published, by topic.
     """
@@ -70,6 +72,7 @@ class Recipe(Table):
     dtype: Dtype
     shard_bytes: Bytes = 2_000_000_000
     licence: str | None = None
+    tags: list[str] | None = None
     base: str
     bakes: dict[Name, Bake] = Field(default={})
     merges: Annotated[dict[Name, SerializeAsAny[Merge]], Field(min_length=1)]

@@ -57,6 +57,7 @@ class Item(Table):
         text: The text that it is calibrated on, or `data` again.
         own: The folder of code that it runs, as are `core` and `blocks`.
         out: The folder that it makes.
+        description: What a format's file says of the model: license, base models, tags.
     """
 
     kind: Literal["quantize", "evaluate"]
@@ -68,6 +69,7 @@ class Item(Table):
     core: str
     blocks: str
     out: Made
+    description: dict[str, str | list[str]] | None = None
 
 
 class Places(Table):

@@ -21,11 +21,12 @@ import numpy as np
 
 from remerge.adapters.peft_config import CONFIG_NAME, check_adapter_config
 from remerge.adapters.peft_files import adapter_from_header
+from remerge.architectures.order import state_dict_order
 from remerge.errors import CheckpointError, RemergeError, SourceError, printable
 from remerge.files import disk_errors, open_atomic, require_spaces
 from remerge.shards.artefact import TOKENIZER_FILES, build, publish_folder, resume_key
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.shards.order import state_dict_order
+from remerge.shards.order import check_layers
 from remerge.shards.units import CHUNK, Emit, record_path
 from remerge.sources.delivery import SourceFiles
 from remerge.sources.layouts import (
@@ -190,9 +191,16 @@ def take_in_model(
     notes += [Note(source.name, name, "buffer, dropped") for name in buffers]
     weights = {name: info for name, (_, info) in table.items() if name not in buffers}
     config = read_json(small["config.json"]) | source.config
-    order, known = state_dict_order(config, weights, Path(scratch) / "orders")
+    check_layers(config, len(weights))
+    order, known = state_dict_order(config, weights)
     if not known:
-        notes.append(Note(source.name, "", "order: not all tensors are known to transformers"))
+        notes.append(
+            Note(
+                source.name,
+                "",
+                "order: not known for all tensors of this architecture; sorted by name",
+            )
+        )
     outputs = [OutputTensor(name, weights[name].dtype, weights[name].shape) for name in order]
     supply = Supply(files, table)
     plan = IntakePlan(

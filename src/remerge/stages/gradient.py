@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from remerge.errors import RecipeError
-from remerge.methods.gradient import Gradient, plan_gradient
+from remerge.methods.gradient import Gradient, in_order_for, plan_gradient
 from remerge.recipes.methods import Gradient as Node
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.threads import thread_count
@@ -21,15 +21,16 @@ def blend() -> None:
     recipe, section, node = params.recipe, params.gradient, params.recipe.merges.get("final")
     if not isinstance(node, Node):
         raise RecipeError("recipe.merges.final is no gradient merge; compose params.yaml again")
+    gradient = Gradient(
+        values=tuple(float(value) for value in node.values or section.values),
+        along=node.along or section.along,
+        blend=node.blend or section.blend,
+        containing=section.containing if node.containing is None else node.containing,
+    )
     plan = plan_gradient(
-        open_checkpoint("merged/p1"),
+        in_order_for(gradient, open_checkpoint("merged/p1")),
         open_checkpoint("merged/p2"),
-        Gradient(
-            values=tuple(float(value) for value in node.values or section.values),
-            along=node.along or section.along,
-            blend=node.blend or section.blend,
-            containing=section.containing if node.containing is None else node.containing,
-        ),
+        gradient,
         dtype=from_torch_name(recipe.dtype),
         shard_bytes=recipe.shard_bytes,
         label="gradient",

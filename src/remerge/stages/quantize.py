@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from remerge.errors import RecipeError
 from remerge.quantize import quantize
+from remerge.quantize.core.description import describe
 from remerge.quantize.core.perplexity import measure
 from remerge.recipes.schema import FormatSettings
 from remerge.recipes.tables import Item
@@ -35,7 +36,9 @@ def make(name: str, entry: Item, params: Params) -> None:
     if settings.measure and not texts:
         raise RecipeError(f"{entry.section}.texts: {settings.texts} holds no .jsonl file")
     placed = execution(params.execution)
-    quantize(model, out, name, threads=thread_count(), scratch=SCRATCH, **placed, **written)
+    described = describe(entry.description or {}, f"quantize_eval.{name}.description")
+    written |= {"description": described, "scratch": SCRATCH}
+    quantize(model, out, name, threads=thread_count(), **placed, **written)
     if settings.measure:
         manifest = out / "manifest.json"
         # Threads of a matrix product only hinder one another on models this small.

@@ -40,6 +40,5 @@ def _endless(key: str, what: str) -> Write:
 for _key, _what in (
     ("num_hidden_layers", "layers"),
     ("n_layer", "layers under an older name"),
-    ("num_local_experts", "experts"),
 ):
     _endless(_key, _what)

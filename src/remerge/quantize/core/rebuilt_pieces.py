@@ -19,6 +19,8 @@ from remerge.tensors.json_files import read_json
 from remerge.vocabulary.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece
 
 _BYTE_TEXT = re.compile("<0x[0-9A-F]{2}>")
+#: Characters of a token: every way to cut one in two is looked at.
+_TOKEN_LIMIT = 1024
 
 
 def rebuild_pieces(path: Path) -> tuple[Piece, ...]:
@@ -112,6 +114,11 @@ def _scores(
     for text in vocabulary:
         if text in added or _BYTE_TEXT.fullmatch(text):
             continue
+        if len(text) > _TOKEN_LIMIT:
+            raise CheckpointError(
+                f"{path}: token {printable(text, 40)!r} is longer than {_TOKEN_LIMIT} characters; "
+                "not a genuine vocabulary"
+            )
         for cut in range(1, len(text)):
             pair = (text[:cut], text[cut:])
             if pair[0] in vocabulary and pair[1] in vocabulary and pair not in known:

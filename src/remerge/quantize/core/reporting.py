@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from remerge.files import sha256_of
 from remerge.quantize.core.format import Format
@@ -126,8 +127,10 @@ def _inputs(request: Request) -> dict[str, dict[str, str]]:
     return {request.model.resolve().name: {"model_id": said} if isinstance(said, str) else {}}
 
 
-def _parameters(request: Request) -> dict[str, str]:
-    asked = {"method": "quantize", "name": request.name, "prompt": request.prompt}
+def _parameters(request: Request) -> dict[str, Any]:
+    asked: dict[str, Any] = {"method": "quantize", "name": request.name, "prompt": request.prompt}
     if request.calibration is not None and request.form.container == "gptq":  # others read none
         asked["calibration_sha256"] = sha256_of(request.calibration)
+    if request.form.container == "gguf" and not request.description.says_nothing():
+        asked["description"] = request.description.known()
     return asked

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remerge.quantize.core.description import Description
 from remerge.quantize.core.format import Format
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ class Request:
     """`threads` changes the time, never a byte.
 
     `calibration` is a text for the formats that are fitted to one. `name` is what the file calls
-    the model. `prompt` chooses its chat template: see `vocabulary.chat_template`.
+    the model. `prompt` chooses its chat template: see `vocabulary.chat_template`. `description` is
+    what else it says of the model, where the container has a place for it.
 
     `make_shards` makes the tensors of the exact formats, on a cluster for example; None: this
     process does. It changes no byte either. `scratch` is where it leaves them until they are used.
@@ -32,3 +34,4 @@ class Request:
     prompt: str = "own"
     make_shards: MakeShards | None = None
     scratch: Path = Path("scratch")
+    description: Description = field(default_factory=Description)

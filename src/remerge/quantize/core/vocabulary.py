@@ -38,6 +38,7 @@ from remerge.vocabulary.tokenizer import (
 _ADDED_SCORE = -1000.0
 #: What a piece of kind BYTE looks like.
 _BYTE_TEXT = re.compile("<0x[0-9A-Fa-f]{2}>")
+_KEY_DIGITS = 12
 #: The names that SentencePiece itself gives.
 _OWN_NAMES = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 
@@ -107,7 +108,8 @@ def _described(folder: Path) -> Iterator[tuple[int, Any]]:
             yield token, entry
     decoder = _optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
     for key, entry in decoder.items() if isinstance(decoder, dict) else ():
-        if key.isdecimal():
+        # Python refuses to read a number of thousands of digits; no embedding has so many rows.
+        if key.isascii() and key.isdecimal() and len(key) <= _KEY_DIGITS:
             yield int(key), entry
 
 

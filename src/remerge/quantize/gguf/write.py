@@ -13,15 +13,17 @@ from os import fsync
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
 from remerge.files import publish, temporary_path
-from remerge.quantize.blocks.encoding import ALIGNMENT, BlockType, write_tensors
+from remerge.quantize.blocks.encoding import ALIGNMENT, write_tensors
+from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
+from remerge.quantize.core.mixture import Layout
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
-from remerge.quantize.gguf import types
+from remerge.quantize.gguf.general import describe_for_people, further_ends
 from remerge.quantize.gguf.header import read_gguf_header
-from remerge.quantize.gguf.mixture import MIXTURES, choose_type
+from remerge.quantize.gguf.mixture import choose_type
 from remerge.tensors.checkpoint import open_checkpoint, read_config
 from remerge.vocabulary.chat_template import chat_template
 
@@ -58,7 +60,9 @@ def _describe_model(writer: GGUFWriter, shape: LlamaShape, name: str, file_type:
         writer.add_rope_scaling_factor(shape.rope_factor)
 
 
-def _describe_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary, template: str | None) -> None:
+def _describe_vocabulary(
+    writer: GGUFWriter, vocabulary: Vocabulary, ends: dict[str, int], template: str | None
+) -> None:
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([text.encode() for text in vocabulary.texts])
@@ -69,10 +73,13 @@ def _describe_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary, template: s
         "eos": writer.add_eos_token_id,
         "unk": writer.add_unk_token_id,
         "pad": writer.add_pad_token_id,
+        "eot": writer.add_eot_token_id,
+        "eom": writer.add_eom_token_id,
     }
+    special = vocabulary.special | ends
     for role, add in setters.items():
-        if role in vocabulary.special:
-            add(vocabulary.special[role])
+        if role in special:
+            add(special[role])
     writer.add_add_bos_token(vocabulary.add_bos)
     writer.add_add_eos_token(vocabulary.add_eos)
     writer.add_add_space_prefix(vocabulary.space_prefix)
@@ -97,24 +104,30 @@ def _write_header(writer: GGUFWriter, plan: list[tuple[LlamaTensor, BlockType]])
 
 def write(request: Request) -> QuantReport:
     """Write model.gguf and manifest.json to `request.out`; for the errors see `quantize`."""
-    model, out, label = request.model, request.out, request.form.name
-    mixture = MIXTURES[label]
+    model, out, form = request.model, request.out, request.form
     shape = read_shape(read_config(model), str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
     check_representable(model, vocabulary)
+    ends, more = further_ends(model, vocabulary.texts, vocabulary.special["eos"])
     template = chat_template(model, request.prompt)
-    plan = [(tensor, choose_type(tensor, mixture, shape)) for tensor in tensors]
+    weights = sum(tensor.info.size for tensor in tensors)
+    layout = Layout(shape.layers, shape.heads, shape.kv_heads, shape.tied)
+    plan = [
+        (tensor, TYPES[choose_type(tensor.part, tensor.layer, tensor.info.shape, form, layout)])
+        for tensor in tensors
+    ]
     out.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(out / FILE_NAME)
-    with encoded_in_units(plan, request, types.__name__) as encoded:
+    with encoded_in_units(plan, request) as encoded:
         try:
             writer = GGUFWriter(temporary, "llama")
-            _describe_model(writer, shape, request.name, mixture.file_type)
-            _describe_vocabulary(writer, vocabulary, template.text)
+            _describe_model(writer, shape, request.name, form.file_type)
+            describe_for_people(writer, request.description, weights)
+            _describe_vocabulary(writer, vocabulary, ends, template.text)
             _write_header(writer, plan)
             with temporary.open("ab") as file:
-                write_tensors(file, plan, request.threads, label, encoded=encoded)
+                write_tensors(file, plan, request.threads, form.name, encoded=encoded)
                 file.write(bytes(-file.tell() % ALIGNMENT))
                 file.flush()
                 fsync(file.fileno())
@@ -123,11 +136,11 @@ def write(request: Request) -> QuantReport:
             temporary.unlink(missing_ok=True)
     return write_report(
         out,
-        request.form,
+        form,
         FILE_NAME,
-        sum(tensor.info.size for tensor in tensors),
+        weights,
         Counter(kind.name for _, kind in plan),
-        (*vocabulary.notes, *template.notes),
+        (*vocabulary.notes, *more, *template.notes),
         name=request.name,
         tensors=read_gguf_header(out / FILE_NAME),
         request=request,

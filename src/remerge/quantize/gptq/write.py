@@ -100,7 +100,7 @@ def write(request: Request) -> QuantReport:
     label, model, out = request.form.name, request.model, request.out
     if request.calibration is None:
         raise RecipeError(f"{label} needs a calibration text")
-    by_activation = label.endswith("_actorder")
+    by_activation = request.form.by_activation
     config = read_config(model)
     shape = read_shape(config, str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
