@@ -10,6 +10,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
@@ -288,6 +289,16 @@ def test_config_of_another_adapter_is_refused(
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | entry))
     with pytest.raises(CheckpointError, match=says):
+        bake(tmp_path)
+
+
+def test_adapter_without_a_module_that_it_saves_is_refused(tmp_path: Path) -> None:
+    config = lora(target_modules=["q_proj"], modules_to_save=["layers.1.mlp", "lm_head"])
+    adapted(tmp_path, "llama", config)
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if "up_proj" not in name}
+    save_file(kept, path)
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj.*is incomplete"):
         bake(tmp_path)
 
 

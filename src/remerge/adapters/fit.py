@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from remerge.adapters.peft_config import CONFIG_NAME
-from remerge.adapters.peft_files import Adapter, ParameterPair, rank_of, scale_of
+from remerge.adapters.peft_files import (
+    Adapter,
+    ParameterPair,
+    is_in_saved_module,
+    rank_of,
+    scale_of,
+)
 from remerge.adapters.updates import (
     BiasShift,
     ExpertsUpdate,
@@ -83,6 +89,13 @@ def fit_adapter(
     if head and together:
         adapter = _tied_together(adapter, head, head.name in weights, notes)
     _check_targets(adapter, tensors, model)
+    shared = {head.embedding, head.name} if head and together else set()
+    for name in weights.keys() - adapter.replacements.keys() - shared:
+        if is_in_saved_module(name, adapter.config):
+            raise CheckpointError(
+                f"{adapter.label}: modules_to_save in {CONFIG_NAME} means {printable(name)!r}, but "
+                "the adapter does not hold it; it is incomplete: save it again"
+            )
     changed = adapter.updates.keys() | adapter.replacements.keys()
     if head is None:
         _require_untied(adapter, changed, tied, model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -220,13 +220,21 @@ def _is_saved(plain: str, config: Mapping[str, Any]) -> bool:
     module, _, last = name.rpartition(".")
     if last == "bias" and config.get("bias") not in (None, "none"):
         return True
-    # As peft does: a module is meant whose name ends in one of these letters, dot or not, and its
-    # parts are saved with it.
-    saved = tuple(config.get("modules_to_save") or ())
-    parts = module.split(".")
-    if saved and any(".".join(parts[:n]).endswith(saved) for n in range(1, len(parts) + 1)):
+    if is_in_saved_module(name, config):
         return True
-    return last == "weight" and parts[-1] in _EMBEDDINGS
+    return last == "weight" and module.rpartition(".")[2] in _EMBEDDINGS
+
+
+def is_in_saved_module(name: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a tensor belongs to a module that `modules_to_save` means, as peft does.
+
+    A module is meant whose name ends in one of the texts, dot or not, with all its parts.
+    """
+    saved = tuple(config.get("modules_to_save") or ())
+    parts = name.split(".")[:-1]
+    return bool(saved) and any(
+        ".".join(parts[:count]).endswith(saved) for count in range(1, len(parts) + 1)
+    )
 
 
 def _with_updates(
@@ -247,7 +255,21 @@ def _with_updates(
             continue
         for tensor, update in _updates_of(kind, module, parts, shared, adapter, where).items():
             _put(updates, tensor, update, module, adapter.label)
+    _require_all(adapter, updates, pairs)
     return replace(adapter, updates=updates, parameters=tuple(pairs))
+
+
+def _require_all(
+    adapter: Adapter, updates: Mapping[str, Update], pairs: Sequence[ParameterPair]
+) -> None:
+    """CheckpointError where the config promises what no tensor gives."""
+    tokens = any(isinstance(update, TokenRows) for update in updates.values())
+    for key, found in (("trainable_token_indices", tokens), ("target_parameters", bool(pairs))):
+        if adapter.config.get(key) and not found:
+            raise CheckpointError(
+                f"{adapter.label}: {CONFIG_NAME} has {key}, but no weights are stored for it; the "
+                "adapter is incomplete: save it again"
+            )
 
 
 def _unwrapped(name: str) -> tuple[str, int]:
