@@ -19,7 +19,7 @@ from remerge.adapters.peft_files import Adapter
 from remerge.adapters.update_kernel import round_f64
 from remerge.adapters.updates import LowRankUpdate, Update
 from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import DEFAULT_BLOCK, OK, OVERFLOW, address
+from remerge.kernels.blocks import DEFAULT_BLOCK, OK, OVERFLOW, RawTensor
 from remerge.shards.chunks import emit_chunks
 from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
@@ -90,24 +90,12 @@ class BakePlan:
         (info,) = inputs.values()
         a_f64, b_f64 = stored_factors(update, self.adapter.label)
         columns = tensor.shape[1]
-        raw = raw_bytes(info)
+        weight = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
 
-        def bake(first: int, last: int, out: np.uint64) -> int:
-            return bake_rows(
-                address(raw),
-                KERNEL_CODE[info.dtype],
-                columns,
-                a_f64,
-                b_f64,
-                update.scale,
-                first,
-                last,
-                out,
-                KERNEL_CODE[tensor.dtype],
-                self.block,
-            )
+        def bake(part: np.void) -> int:
+            return bake_rows(weight.record, columns, a_f64, b_f64, update.scale, part)
 
-        emit_chunks(tensor, emit, bake, inputs, row=columns)
+        emit_chunks(tensor, emit, bake, inputs, block=self.block, row=columns)
 
     def _update(self, tensor: OutputTensor, update: Update, emit: Emit) -> None:
         """Any other update: its rows in float64, each rounded once."""
@@ -116,30 +104,22 @@ class BakePlan:
         weight = WeightRows(info, label)
         rows = rows_of(update, weight, self.adapter.label)
 
-        def bake(first: int, last: int, out: np.uint64) -> int:
+        def bake(part: np.void) -> int:
+            first, last = int(part["begin"]), int(part["end"])
             new_f64 = np.ascontiguousarray(rows(weight.read(first, last), first, last))
-            fits = round_f64(new_f64.reshape(-1), KERNEL_CODE[tensor.dtype], out)
-            return OK if fits else OVERFLOW
+            return OK if round_f64(new_f64.reshape(-1), part) else OVERFLOW
 
-        emit_chunks(tensor, emit, bake, inputs, row=weight.width)
+        emit_chunks(tensor, emit, bake, inputs, block=DEFAULT_BLOCK, row=weight.width)
 
     def _cast(self, tensor: OutputTensor, emit: Emit) -> None:
         inputs = self._weight(tensor)
         (info,) = inputs.values()
-        raw = raw_bytes(info)
+        source = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
 
-        def cast(begin: int, end: int, out: np.uint64) -> int:
-            return cast_chunk(
-                address(raw),
-                KERNEL_CODE[info.dtype],
-                begin,
-                end,
-                out,
-                KERNEL_CODE[tensor.dtype],
-                DEFAULT_BLOCK,
-            )
+        def cast(part: np.void) -> int:
+            return cast_chunk(source.record, part)
 
-        emit_chunks(tensor, emit, cast, inputs)
+        emit_chunks(tensor, emit, cast, inputs, block=DEFAULT_BLOCK)
 
 
 def plan_bake(

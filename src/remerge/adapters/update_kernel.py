@@ -1,7 +1,7 @@
 """Arithmetic that updates of weights share: low-rank rows, norms, the rounding of float64.
 
 >>> low_rank_rows(a_f64, b_f64, first, last, rows_f64)
->>> round_f64(values_f64, code, address(out_u8))
+>>> round_f64(values_f64, part)
 
 Every product and sum is rounded to float64 by itself and in the order written.
 """
@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from remerge.adapters.bake_kernel import low_rank_four, low_rank_row
-from remerge.kernels.blocks import all_finite, narrow_block
+from remerge.kernels.blocks import RECORDS, all_finite, narrow_block
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import F32, f64_to_odd_f32
 from remerge.kernels.sums import LANES
@@ -69,22 +69,22 @@ def norms_of(lanes: np.ndarray) -> np.ndarray:
     return np.array([math.sqrt(math.fsum(row)) for row in lanes.tolist()], np.float64)
 
 
-@kernel("boolean(float64[::1], int64, uint64)")
-def round_f64(values_f64, code, out):
-    """Round float64 values once to the type `code`, stored at the address `out`.
+@kernel("boolean(float64[::1], part)", **RECORDS)
+def round_f64(values_f64, part):
+    """Round float64 values once to the type of the PART; they are all of its results.
 
     Returns whether every stored number is finite.
     """
-    values_f32 = np.empty(_BLOCK, np.float32)
-    for start in range(0, values_f64.size, _BLOCK):
-        count = min(_BLOCK, values_f64.size - start)
+    values_f32 = np.empty(part.block, np.float32)
+    for start in range(0, values_f64.size, part.block):
+        count = min(part.block, values_f64.size - start)
         for j in range(count):
-            if code == F32:
+            if part.code == F32:
                 values_f32[j] = np.float32(values_f64[start + j])
             else:
                 values_f32[j] = f64_to_odd_f32(values_f64[start + j])
         if not all_finite(values_f32, count):
             return False
-        if not narrow_block(values_f32, count, code, out, start):
+        if not narrow_block(values_f32, count, part, start):
             return False
     return True
