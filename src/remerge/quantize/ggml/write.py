@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from dataclasses import dataclass
 
 from remerge.errors import CheckpointError
 from remerge.files import open_atomic
@@ -137,11 +138,17 @@ def _tensor_header(tensor: LlamaTensor, kind: BlockType) -> bytes:
     return struct.pack(f"<3I{len(sizes)}I", len(sizes), len(name), kind.code, *sizes) + name
 
 
-def write(request: Request) -> QuantReport:
-    """Write model.ggml and manifest.json to `request.out`; for the errors see `quantize`.
+@dataclass(frozen=True)
+class Prepared:
+    """The head of a file, its tensors with their types, and notes on the vocabulary."""
 
-    CheckpointError also for a model that the container cannot describe.
-    """
+    header: bytes
+    plan: list[tuple[LlamaTensor, BlockType]]
+    notes: tuple[str, ...]
+
+
+def prepare(request: Request) -> Prepared:
+    """Read config, headers and tokenizer; CheckpointError for what a ggjt file cannot hold."""
     model, form = request.model, request.form
     shape = read_shape(read_config(model), str(model))
     check_shape(shape, str(model))
@@ -155,19 +162,30 @@ def write(request: Request) -> QuantReport:
         (tensor, TYPES[choose_type(tensor.part, tensor.layer, tensor.info.shape, form, layout)])
         for tensor in tensors
     ]
+    return Prepared(_header(shape, vocabulary, multiple, form.file_type), plan, vocabulary.notes)
+
+
+def write(request: Request) -> QuantReport:
+    """Write model.ggml and manifest.json to `request.out`; for the errors see `quantize`.
+
+    CheckpointError also for a model that the container cannot describe.
+    """
+    label = request.form.name
+    made = prepare(request)
+    plan = made.plan
     with (
         encoded_in_units(plan, request) as encoded,
         open_atomic(request.out / FILE_NAME) as file,
     ):
-        file.write(_header(shape, vocabulary, multiple, form.file_type))
-        write_tensors(file, plan, request.threads, form.name, _tensor_header, encoded)
+        file.write(made.header)
+        write_tensors(file, plan, request.threads, label, _tensor_header, encoded)
     return write_report(
         request.out,
         request.form,
         FILE_NAME,
-        sum(tensor.info.size for tensor in tensors),
+        sum(tensor.info.size for tensor, _ in plan),
         Counter(kind.name for _, kind in plan),
-        vocabulary.notes,
+        made.notes,
         name=request.name,
         tensors=read_ggml_header(request.out / FILE_NAME),
         request=request,
