@@ -33,6 +33,8 @@ from remerge.schema import nearest, shown
 #: What a person writes; the rest of `params.yaml` is derived from it.
 WRITTEN = ("recipe", "ties", "gradient", "eval", "quantize", "execution")
 DERIVED = ("pins", "fetch", "bake_loras", "places", "quantize_eval", "report")
+#: What a node may say that the stages of this repository do not do.
+_OF_PROJECTS = ("slices", "modules", "dtype", "tokenizer", "chat_template", "fuse")
 _OWN_PROJECT = (
     "this repository builds two TIES parts p1 and p2 and a gradient merge of both; another graph "
     "needs a project of its own (`remerge new`, in preparation): until then merge step by step "
@@ -170,7 +172,7 @@ def _check_plain(recipe: Recipe) -> None:
         raise RecipeError(f"recipe.dtype: auto; {_OWN_PROJECT}")
     for name, node in recipe.merges.items():
         where = f"recipe.merges.{name}"
-        for key in ("slices", "modules", "dtype", "tokenizer", "chat_template", "fuse", "rescale"):
+        for key in (*_OF_PROJECTS, "rescale", "divide_by"):
             if getattr(node, key, None):
                 raise RecipeError(f"{where}.{key}: {_OWN_PROJECT}")
         given = [(where, node.given())] if name != "final" else []

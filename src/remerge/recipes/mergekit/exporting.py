@@ -21,9 +21,16 @@ from remerge.methods.registry import METHODS
 from remerge.recipes.graph import base_of, read_graph
 from remerge.recipes.methods import Merge, Module, Slice, Use
 from remerge.recipes.schema import Recipe
+from remerge.schema import Table
 
 #: Parameters that mergekit does not have, with the value by which it works.
-_ALWAYS: dict[str, Any] = {"rescale_norm": "l1", "floor": 1e-6, "elect": "sum", "seed": 0}
+_ALWAYS: dict[str, Any] = {
+    "rescale_norm": "l1",
+    "floor": 1e-6,
+    "elect": "sum",
+    "seed": 0,
+    "divide_by": "weights",
+}
 
 
 def exported(recipe: Recipe) -> str:
@@ -63,7 +70,7 @@ def _document(recipe: Recipe, name: str, node: Merge) -> dict[str, Any]:
         }
     else:
         document |= _part(recipe, node, where)
-    given = _with_defaults(method, node.given())
+    given = _with_defaults(method, node, node.given())
     parameters = _parameters(given, where)
     if _lacks_weight(method, node):
         parameters.setdefault("weight", 1.0)
@@ -135,12 +142,27 @@ def _reference(recipe: Recipe, reference: str) -> str:
     return f"{bake.model}+{bake.adapter}"
 
 
-def _with_defaults(method: Method, given: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(method: Method, node: Merge, given: dict[str, Any]) -> dict[str, Any]:
     """The parameters with defaults of ours that mergekit's are not."""
     ours = {
         p.name: p.default for p in method.parameters if p.name in _ALWAYS and p.default is not None
     }
-    return {**ours, **given}
+    found = {**ours, **given}
+    if not _any_negative(node):
+        found.pop("divide_by", None)  # either of them is the same divisor then
+    return found
+
+
+def _any_negative(value: Any) -> bool:
+    """Whether some weight of a node, wherever it stands, is below 0."""
+    if isinstance(value, Table):
+        entries = [getattr(value, name) for name in type(value).model_fields]
+        return any(_any_negative(entry) for entry in entries)
+    if isinstance(value, Mapping):
+        return any(_any_negative(entry) for entry in value.values())
+    if isinstance(value, list):
+        return any(_any_negative(entry) for entry in value)
+    return isinstance(value, float) and value < 0
 
 
 def _parameters(given: Mapping[str, Any], where: str) -> dict[str, Any]:
