@@ -13,7 +13,7 @@ from typing import Any
 from remerge.errors import RecipeError
 from remerge.methods.gradient import Gradient
 from remerge.methods.registry import METHODS
-from remerge.recipes.graph import base_of
+from remerge.recipes.graph import base_of, read_graph
 from remerge.recipes.mergekit.reading import read_tokenizer
 from remerge.recipes.mergekit.references import Reference
 from remerge.recipes.merges import Merge, Module, OutputSlice, SourceUse
@@ -21,6 +21,7 @@ from remerge.recipes.methods import Gradient as GradientNode
 from remerge.recipes.methods import GradientSection, Slice, TiesSection, Use
 from remerge.recipes.methods import Merge as Node
 from remerge.recipes.schema import Recipe
+from remerge.recipes.tables import MODELS
 from remerge.tensors.dtypes import from_torch_name
 
 
@@ -44,6 +45,20 @@ def merges_of(
         _merge(recipe, name, node, sections.get(node.method, {}), gradient)
         for name, node in recipe.merges.items()
     ]
+
+
+def folders_of(recipe: Recipe) -> dict[str, str]:
+    """Return where everything that the result of a recipe reads lies, by what a node calls it."""
+    graph = read_graph(recipe)
+    found = {name: f"baked/{name}" for name in graph.bakes}
+    for name, kind in graph.sources.items():
+        folder = f"{MODELS[kind]}/{name}"
+        if name not in found:
+            found[name] = folder
+        reference = graph.references.get(name)
+        if reference is not None:
+            found[reference] = folder
+    return found
 
 
 def _merge(
