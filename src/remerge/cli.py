@@ -25,6 +25,8 @@ VERBS: dict[str, str] = {
     "compare": "compare experiments: what was changed, mean, scores, size",
     "pin": "resolve the sources of a recipe to commits and digests, or check that they hold",
     "merge": "run a mergekit YAML file, with every method, exact to the bit",
+    "new": "make a project of your own for a recipe or a mergekit file",
+    "sync": "bring a project that `new` made up to its edited recipe",
     "import": "turn a mergekit YAML file into a recipe",
     "export": "write a recipe as mergekit YAML, where mergekit can do what it says",
     "bake": "bake a LoRA adapter into a model",

@@ -73,6 +73,17 @@ def read_graph(recipe: Recipe, known: Collection[str] | None = None) -> Graph:
     return _Reader(recipe, known).read()
 
 
+def reads_of(recipe: Recipe, graph: Graph, name: str) -> dict[str, Input]:
+    """Return what a node of the graph reads, by how the node calls it."""
+    nodes = {*recipe.merges, *recipe.bakes}
+    return {
+        reference: Input(reference, is_node=True)
+        if reference in nodes and reference != name
+        else Input(label_of(reference), is_node=False)
+        for reference, _, _ in _Reader(recipe, None).inputs(name)
+    }
+
+
 class _Reader:
     def __init__(self, recipe: Recipe, known: Collection[str] | None) -> None:
         self.recipe, self.known = recipe, known
@@ -119,6 +130,8 @@ class _Reader:
             yield use.model or label, "model", f"{where}.models.{label}"
         for reference in node.bases():
             yield reference, "model", f"{where}.slices"
+        for reference in node.tokenizer_models():
+            yield reference, "model", f"{where}.tokenizer"
 
     def visit(self, name: str, above: tuple[str, ...]) -> None:
         if name in above:

@@ -147,6 +147,18 @@ class Merge(_Parameters):
         pieces = [*(self.slices or []), *(s for part in parts for s in part.slices or [])]
         return [piece.base for piece in pieces if piece.base is not None]
 
+    def tokenizer_models(self) -> list[str]:
+        """Return the models that the node's tokenizer names."""
+        table = self.tokenizer
+        if not isinstance(table, Mapping):
+            return [] if table in (None, "base", "union") else [str(table)]
+        found = [table.get("source")]
+        tokens = table.get("tokens")
+        for rule in tokens.values() if isinstance(tokens, Mapping) else ():
+            source = rule.get("source") if isinstance(rule, Mapping) else None
+            found.append(source.get("model") if isinstance(source, Mapping) else source)
+        return [each for each in found if isinstance(each, str) and each not in ("base", "union")]
+
 
 class GradientSection(Table):
     """Defaults of the gradient merge: the parameters `gradient`.
