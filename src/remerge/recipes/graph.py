@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from remerge.errors import RecipeError
-from remerge.methods.registry import METHODS as STATEMENTS
 from remerge.recipes.methods import Merge
 from remerge.recipes.schema import Bake, Recipe, is_plain, label_of
+from remerge.recipes.statements import STATEMENTS
 from remerge.schema import nearest, shown
 
 
@@ -106,7 +106,7 @@ class _Reader:
             )
         base = None
         if recipe.base is not None:
-            base = self.resolve(recipe.base, "", "model", "recipe.base")
+            base = self.resolve(recipe.base, "", "model", "recipe.base", used=False)
         self.visit(recipe.result, ())
         for name in self.nodes.keys() - set(self.order):  # wrong names are wrong everywhere
             for reference, kind, where in self.inputs(name):

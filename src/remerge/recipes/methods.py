@@ -9,17 +9,19 @@ parameters that is named after the method, where there is one, else the method's
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
 from remerge.errors import RecipeError
-from remerge.methods.method import Method, Parameter
-from remerge.methods.registry import METHODS as STATEMENTS
 from remerge.recipes.settings import Misplaced, check_setting
+from remerge.recipes.statements import STATEMENTS
 from remerge.recipes.values import Dtype, Share, Vocabulary
 from remerge.schema import Table
+
+if TYPE_CHECKING:
+    from remerge.methods.method import Method, Parameter
 
 Along = Literal["tensors", "layers"]
 Blend = Literal["all", "layers", "no_layers"]

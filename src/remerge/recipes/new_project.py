@@ -215,7 +215,7 @@ def _was_derived(key: str, entry: Any) -> bool:
     if not isinstance(entry, str):
         return False
     folders = ("models/", "adapters/", "baked/", "merged/")
-    sections = ("recipe.merges.", "recipe.bakes.", "nodes.", "fetch.", "pins.", "code.")
+    sections = ("recipe.", "nodes.", "fetch.", "pins.", "code.")
     return entry.startswith(sections if key == "params" else folders)
 
 

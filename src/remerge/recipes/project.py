@@ -141,10 +141,12 @@ def dvc_stages(recipe: Recipe) -> dict[str, Any]:
     graph = read_graph(recipe)
     check_names(recipe, graph)
     stages: dict[str, Any] = {}
+    # A parameter that is not written is not in params.yaml either.
+    shard = ["recipe.shard_bytes"] if "shard_bytes" in recipe.model_fields_set else []
     for name in sorted(graph.sources):
         stages[f"fetch_{name}"] = {
             "cmd": f"python -m remerge.stages.source {name}",
-            "params": [f"fetch.{name}", f"pins.{name}", "recipe.shard_bytes", "code.fetch"],
+            "params": [f"fetch.{name}", f"pins.{name}", *shard, "code.fetch"],
             "outs": [f"{MODELS[graph.sources[name]]}/{name}"],
         }
     for name in staged(recipe, graph):
@@ -157,8 +159,7 @@ def dvc_stages(recipe: Recipe) -> dict[str, Any]:
         kind = "bake" if name in graph.bakes else "merge"
         stages[name] = {
             "cmd": f"python -m remerge.stages.node {name}",
-            "params": [*settings, f"nodes.{name}", "recipe.dtype", "recipe.shard_bytes",
-                       f"code.{kind}"],
+            "params": [*settings, f"nodes.{name}", "recipe.dtype", *shard, f"code.{kind}"],
             "deps": list(dict.fromkeys(_reads(recipe, graph, name).values())),
             "outs": [_out(graph, name)],
         }  # fmt: skip

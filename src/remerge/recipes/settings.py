@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remerge.errors import RecipeError, printable
-from remerge.methods.method import Method, Parameter
-from remerge.methods.registry import METHODS
+from remerge.recipes.statements import STATEMENTS
 from remerge.schema import nearest, shown
+
+if TYPE_CHECKING:
+    from remerge.methods.method import Method, Parameter
 
 #: Says that an entry at a path has no effect; raises where that is an error.
 Ineffective = Callable[[tuple[str | int, ...], str], None]
@@ -72,7 +74,7 @@ def _meant(name: str, method: Method) -> str:
     close = nearest(name, known)
     if close:
         return close
-    others = [m.name for m in METHODS.values() if any(p.name == name for p in m.parameters)]
+    others = [m.name for m in STATEMENTS.values() if any(p.name == name for p in m.parameters)]
     whose = f"; it is one of {', '.join(others[:6])}" if others else ""
     has = f"has {', '.join(known)}" if known else "takes none"
     return f"{whose}; {method.name} {has}"
