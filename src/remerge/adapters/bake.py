@@ -7,6 +7,7 @@ Source: Hu et al. 2021 (arXiv 2106.09685), section 4.1; the rounding stands besi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,10 @@ from remerge.adapters.fit import fit_adapter
 from remerge.adapters.peft_files import Adapter, LowRankUpdate
 from remerge.errors import NumericError, printable
 from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor
-from remerge.shards.chunks import emit_chunks, name_bad_number
+from remerge.shards.chunks import chunks_of, name_bad_number
 from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.shards.units import Emit
+from remerge.shards.units import Chunks
 from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes, read_f32
 from remerge.tensors.compatibility import Note, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE
@@ -70,16 +71,16 @@ class BakePlan:
             return {self.adapter.label: replacement}
         return {self.model.label: self.tensors[tensor.name]}
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         """Bake one tensor; its statistics are the rank and scale of its update."""
         update = self.adapter.updates.get(tensor.name)
         if update is not None:
-            self._bake(tensor, update, emit)
+            yield from self._bake(tensor, update)
             return {"rank": update.a.shape[0], "scale": update.scale}
-        self._cast(tensor, emit)
+        yield from self._cast(tensor)
         return {"replaced": True} if tensor.name in self.adapter.replacements else {}
 
-    def _bake(self, tensor: OutputTensor, update: LowRankUpdate, emit: Emit) -> None:
+    def _bake(self, tensor: OutputTensor, update: LowRankUpdate) -> Iterator[np.ndarray]:
         inputs = self._weight(tensor)
         (info,) = inputs.values()
         a_f64, b_f64 = _factor(update.a, self.adapter.label), _factor(update.b, self.adapter.label)
@@ -92,9 +93,9 @@ class BakePlan:
         def bake(part: np.void) -> int:
             return bake_rows(weight.record, columns, a_f64, b_f64, update.scale, part)
 
-        emit_chunks(tensor, emit, bake, inputs, block=self.block, row=columns)
+        yield from chunks_of(tensor, bake, inputs, block=self.block, row=columns)
 
-    def _cast(self, tensor: OutputTensor, emit: Emit) -> None:
+    def _cast(self, tensor: OutputTensor) -> Iterator[np.ndarray]:
         inputs = self._weight(tensor)
         (info,) = inputs.values()
         source = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
@@ -102,7 +103,7 @@ class BakePlan:
         def cast(part: np.void) -> int:
             return cast_chunk(source.record, part)
 
-        emit_chunks(tensor, emit, cast, inputs, block=DEFAULT_BLOCK)
+        yield from chunks_of(tensor, cast, inputs, block=DEFAULT_BLOCK)
 
 
 def _factor(info: TensorInfo, label: str) -> np.ndarray:

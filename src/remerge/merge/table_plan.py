@@ -17,7 +17,6 @@ from remerge.methods.method import Chunks, Input, Inputs
 from remerge.methods.registry import METHODS
 from remerge.shards.inputs import input_identity
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
 from remerge.tensors.compatibility import Note
 from remerge.tensors.dtypes import KERNEL_CODE
@@ -56,7 +55,7 @@ class TablePlan:
         """The input tensors that `compute` maps."""
         return [self.tensors[source] for source in self.rows[tensor.name].sources]
 
-    def chunks(self, tensor: OutputTensor) -> Chunks:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         """Merge one tensor: yields its bytes in order, returns its statistics."""
         row = self.rows[tensor.name]
         inputs = Inputs(
@@ -67,16 +66,6 @@ class TablePlan:
             models=tuple(self._input(source) for source in row.models),
         )
         return METHODS[row.method].compute(inputs, dict(row.parameters))
-
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
-        """Merge one tensor into `emit`; return its statistics."""
-        chunks = self.chunks(tensor)
-        while True:
-            try:
-                emit(next(chunks))
-            except StopIteration as end:
-                statistics: dict[str, Any] = end.value
-                return statistics
 
     def _input(self, source: Source) -> Input:
         info = self.tensors[source]

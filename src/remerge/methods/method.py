@@ -11,7 +11,7 @@ statement of needs, ranges and defaults that stands here. The formulas stand in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -20,6 +20,7 @@ import numpy as np
 
 from remerge.errors import RecipeError, printable
 from remerge.kernels.blocks import RawTensor
+from remerge.shards.units import Chunks as Chunks
 
 Kind = Literal["float", "int", "bool", "choice"]
 Scope = Literal["merge", "model"]
@@ -28,7 +29,6 @@ Base = Literal["required", "optional", "none"]
 Values = Mapping[str, Any]
 #: Yields the tensor's little-endian bytes in order, each chunk valid until the next one is asked
 #: for; returns statistics.
-Chunks = Generator[np.ndarray, None, dict[str, Any]]
 #: Parameters are rounded to float32 where they meet weights.
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
