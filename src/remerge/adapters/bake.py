@@ -16,7 +16,7 @@ from remerge.adapters.bake_kernel import bake_rows, cast_chunk
 from remerge.adapters.fit import fit_adapter
 from remerge.adapters.peft_files import Adapter, LowRankUpdate
 from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import DEFAULT_BLOCK, address
+from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor
 from remerge.shards.chunks import emit_chunks, name_bad_number
 from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
@@ -87,42 +87,22 @@ class BakePlan:
             # (B·A)ᵀ = Aᵀ·Bᵀ, and each product commutes: the sum over k keeps its order.
             a_f64, b_f64 = np.ascontiguousarray(b_f64.T), np.ascontiguousarray(a_f64.T)
         columns = tensor.shape[1]
-        raw = raw_bytes(info)
+        weight = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
 
-        def bake(first: int, last: int, out: np.uint64) -> int:
-            return bake_rows(
-                address(raw),
-                KERNEL_CODE[info.dtype],
-                columns,
-                a_f64,
-                b_f64,
-                update.scale,
-                first,
-                last,
-                out,
-                KERNEL_CODE[tensor.dtype],
-                self.block,
-            )
+        def bake(part: np.void) -> int:
+            return bake_rows(weight.record, columns, a_f64, b_f64, update.scale, part)
 
-        emit_chunks(tensor, emit, bake, inputs, row=columns)
+        emit_chunks(tensor, emit, bake, inputs, block=self.block, row=columns)
 
     def _cast(self, tensor: OutputTensor, emit: Emit) -> None:
         inputs = self._weight(tensor)
         (info,) = inputs.values()
-        raw = raw_bytes(info)
+        source = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
 
-        def cast(begin: int, end: int, out: np.uint64) -> int:
-            return cast_chunk(
-                address(raw),
-                KERNEL_CODE[info.dtype],
-                begin,
-                end,
-                out,
-                KERNEL_CODE[tensor.dtype],
-                DEFAULT_BLOCK,
-            )
+        def cast(part: np.void) -> int:
+            return cast_chunk(source.record, part)
 
-        emit_chunks(tensor, emit, cast, inputs)
+        emit_chunks(tensor, emit, cast, inputs, block=DEFAULT_BLOCK)
 
 
 def _factor(info: TensorInfo, label: str) -> np.ndarray:

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import address, addresses, codes
+from remerge.kernels.blocks import records
 from remerge.kernels.philox import ALL
 from remerge.kernels.sums import LANES
 from remerge.kernels.task_vectors import (
     COUNT,
+    DONOR,
     KEEP_ALL,
     KEEP_TABLE,
     NONE,
+    RULE,
     SUM,
     add_chunk,
     measure_chunk,
@@ -31,7 +33,6 @@ from remerge.methods.method import WEIGHT, Chunks, Inputs, Parameter, Values
 from remerge.methods.slerp import significant
 from remerge.methods.stream import check, in_chunks, spans
 from remerge.methods.trim import KEEP_NOTHING, Trim
-from remerge.tensors.dtypes import KERNEL_CODE
 
 #: Sums of magnitudes below this are rescaled by nothing.
 NO_MAGNITUDE = 1e-7
@@ -155,20 +156,15 @@ def add_task_vectors(
     assert inputs.base is not None
     base, models = inputs.base.raw, [m.raw for m in inputs.models]
     count = len(models)
-    limits, lasts = _windows(kept, count)
-    keys = np.array(kept.keys or [(0, 0)] * count, np.uint32)
-    draw_limits = np.array(kept.draw_limits or [ALL] * count, np.int64)
+    donors = _donors(kept, values["weight"])
     row = inputs.row if kept.kind == KEEP_TABLE else 1
     tables = _Tables(kept, count, inputs)
     factors = list(kept.factors or [None] * count)
     if match_l1:
-        factors = [
-            _l1_factor(inputs, i, kept.kind, limits[i], lasts[i], keys[i], draw_limits[i], tables)
-            for i in range(count)
-        ]
+        factors = [_l1_factor(inputs, i, kept.kind, donors[i], tables) for i in range(count)]
     with np.errstate(over="ignore"):
-        rescales = np.array([1.0 if f is None else f for f in factors]).astype(np.float32)
-    if not np.isfinite(rescales).all():
+        donors["rescale"] = np.array([1.0 if f is None else f for f in factors])
+    if not np.isfinite(donors["rescale"]).all():
         raise NumericError(
             f"tensor {printable(inputs.name)!r}: what is kept is too small to be rescaled; keep "
             "more of it, or set rescale: false"
@@ -176,40 +172,19 @@ def add_task_vectors(
     divisor = sum_of_weights(values["weight"])
     divisor = np.float32(1) if abs(divisor) < NO_SUM else divisor
     counts = np.zeros(count, np.int64)
-    where, types = addresses(models), codes(models)
-    weights = np.array(values["weight"], np.float64).astype(np.float32)
+    tensors = records(models)
+    terms = (kept.kind, consensus, values["lambda"], divisor, values["normalize"])
+    rule = np.array([terms], RULE)[0]
 
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return add_chunk(
-            address(base.raw_u8),
-            base.code,
-            where,
-            types,
-            kept.kind,
-            limits,
-            lasts,
-            keys,
-            draw_limits,
-            tables.of_all(begin, end),
-            rescales,
-            weights,
-            np.float32(values["lambda"]),
-            values["normalize"],
-            divisor,
-            consensus,
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            inputs.block,
-            counts,
-        )
+    def run(part: np.void) -> int:
+        table = tables.of_all(part["begin"], part["end"])
+        return add_chunk(base.record, tensors, donors, rule, table, part, counts)
 
     yield from in_chunks(inputs, run, row)
     numbers = list(kept.counts) if kept.counts is not None else counts.tolist()
     found: dict[str, Any] = {"kept": numbers}
     if match_l1:
-        found["rescale"] = [significant(float(f)) for f in rescales]
+        found["rescale"] = [significant(float(f)) for f in donors["rescale"]]
     return found
 
 
@@ -239,43 +214,30 @@ class _Tables:
         return self._buffer
 
 
-def _windows(kept: Kept, count: int) -> tuple[np.ndarray, np.ndarray]:
-    none = Trim(KEEP_NOTHING.threshold, -1)
-    trims: Sequence[tuple[Trim, Trim]] = kept.trims or [(none, none)] * count
-    limits = np.array([[t.threshold for t in pair] for pair in trims], np.uint32)
-    return limits, np.array([[t.last for t in pair] for pair in trims], np.int64)
+def _donors(kept: Kept, weights: Sequence[float]) -> np.ndarray:
+    """DONOR [m], not rescaled."""
+    donors = np.zeros(len(weights), DONOR)
+    donors["limits"], donors["lasts"] = KEEP_NOTHING.threshold, -1
+    if kept.trims:
+        donors["limits"] = [[trim.threshold for trim in pair] for pair in kept.trims]
+        donors["lasts"] = [[trim.last for trim in pair] for pair in kept.trims]
+    if kept.keys:
+        donors["key"] = kept.keys
+    donors["draw_limit"] = kept.draw_limits or ALL
+    donors["rescale"] = 1.0
+    donors["weight"] = weights
+    return donors
 
 
 def _l1_factor(
-    inputs: Inputs,
-    donor: int,
-    kind: int,
-    limits: np.ndarray,
-    lasts: np.ndarray,
-    key: np.ndarray,
-    draw_limit: int,
-    tables: _Tables,
+    inputs: Inputs, index: int, kind: int, donor: np.void, tables: _Tables
 ) -> float | None:
     assert inputs.base is not None
-    base, model = inputs.base.raw, inputs.models[donor].raw
+    base, model = inputs.base.raw.record, inputs.models[index].raw.record
     lanes = np.zeros((2, LANES), np.float64)
     for begin, end in spans(inputs.size, inputs.row if kind == KEEP_TABLE else 1):
-        status = measure_chunk(
-            address(base.raw_u8),
-            base.code,
-            address(model.raw_u8),
-            model.code,
-            kind,
-            limits,
-            lasts,
-            key,
-            draw_limit,
-            tables.of(donor, begin, end),
-            begin,
-            end,
-            lanes,
-        )
-        check(inputs, status)
+        table = tables.of(index, begin, end)
+        check(inputs, measure_chunk(base, model, kind, donor, table, begin, end, lanes))
     before, after = math.fsum(lanes[0].tolist()), math.fsum(lanes[1].tolist())
     if before < NO_MAGNITUDE or after < NO_MAGNITUDE:
         return None

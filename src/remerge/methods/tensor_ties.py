@@ -7,11 +7,12 @@ methods on task vectors: the trim is the same. Source: Yadav et al. 2023 (arXiv 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from remerge.errors import RecipeError
-from remerge.kernels.blocks import address, addresses, codes
+from remerge.kernels.blocks import DEFAULT_BLOCK, records
 from remerge.kernels.task_vectors import KEEP_WINDOW
 from remerge.methods.method import Chunks, Inputs, Method, Values
 from remerge.methods.stream import bad_number, in_chunks
@@ -25,12 +26,8 @@ from remerge.methods.task_vectors import (
     normalize_parameter,
     rescale_parameter,
 )
-from remerge.methods.ties_kernel import LANES, is_observed_whole, merge_chunk
+from remerge.methods.ties_kernel import LANES, donor_records, merge_chunk, rule_record
 from remerge.methods.trim import KEEP_NOTHING, Trim, find_trims
-from remerge.tensors.dtypes import KERNEL_CODE
-
-#: The kernel of TIES takes blocks that divide the run of its diagnostics.
-_BLOCK = 512
 
 
 def compute(inputs: Inputs, values: Values) -> Chunks:
@@ -54,39 +51,18 @@ def compute(inputs: Inputs, values: Values) -> Chunks:
 
 def _ties(inputs: Inputs, values: Values, trims: list[Trim]) -> Chunks:
     assert inputs.base is not None
-    base, donors = inputs.base.raw, [donor.raw for donor in inputs.models]
-    count = len(donors)
+    base, models = inputs.base.raw.record, records([donor.raw for donor in inputs.models])
+    count = len(models)
     gram, projections = np.zeros((count * count, LANES)), np.zeros((count, LANES))
     counts = np.zeros(3 + count, np.int64)
-    where, types = addresses(donors), codes(donors)
-    thresholds = np.array([trim.threshold for trim in trims], np.uint32)
-    lasts = np.array([trim.last for trim in trims], np.int64)
-    weights = np.array(values["weight"], np.float64).astype(np.float32)
+    donors = donor_records(trims, values["weight"])
+    rule = rule_record(values["lambda"], values["normalize"], values["elect"], inputs.size)
 
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return merge_chunk(
-            address(base.raw_u8),
-            base.code,
-            where,
-            types,
-            thresholds,
-            lasts,
-            weights,
-            np.float32(values["lambda"]),
-            values["normalize"],
-            values["elect"] == "count",
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            _BLOCK,
-            is_observed_whole(inputs.size),
-            gram,
-            projections,
-            counts,
-        )
+    def run(part: np.void) -> int:
+        return merge_chunk(base, models, donors, rule, part, gram, projections, counts)
 
-    yield from in_chunks(inputs, run)
+    # The kernel takes blocks that divide the run of its diagnostics.
+    yield from in_chunks(replace(inputs, block=DEFAULT_BLOCK), run)
     return {}
 
 

@@ -144,6 +144,7 @@ def build(
     it does not appear, and finished shards wait in `scratch` for the next attempt.
     """
     out, work = Path(out), Path(scratch) / resume_key(plan)
+    require_new(out)
     for name in ("config.json", *_SETTINGS_FILES):
         if name in companions:  # refused before the work, not after it
             read_json(companions[name])
@@ -152,7 +153,7 @@ def build(
     with ExitStack() as held:
         with disk_errors(f"{plan.label}: {out}", out):
             held.enter_context(sole_writer(out, plan.label))
-            _require_new(out)
+            require_new(out)  # another process may have made it in the meantime
         with disk_errors(f"{plan.label}: {work}", work):
             held.enter_context(sole_writer(work, plan.label, wait=True))
             work = own_folder(work)
@@ -182,7 +183,8 @@ def build(
     return manifest
 
 
-def _require_new(out: Path) -> None:
+def require_new(out: Path) -> None:
+    """CheckpointError where something lies in the place of the result; an empty folder may."""
     if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists; remove it or choose another place")
 
