@@ -25,6 +25,7 @@ _GROUPS = (
     (70, "Readers"),
     (80, "Hostile hubs"),
     (90, "Others on the machine"),
+    (100, "Tokenizers of formats"),
 )
 _HEAD = """\
 # Ways to fail and loads, each tried

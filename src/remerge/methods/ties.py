@@ -53,7 +53,9 @@ class TiesSettings:
 
 @dataclass(frozen=True)
 class Donor:
-    """A model that gives its task vector: `density` of it in (0, 1], times `weight` ≥ 0.
+    """A model that gives its task vector: `density` of it in (0, 1], times `weight`.
+
+    A negative weight negates the task vector; the merge divides by magnitudes of weights.
 
     vocabulary  the rule for its rows of tokens: one of VOCABULARIES, or None for equal rows
     notes       what was done to the model before, for the manifest
@@ -75,8 +77,8 @@ class Donor:
             )
         if not (math.isfinite(self.density) and 0 < self.density <= 1):
             raise RecipeError(f"{self.model.label}: density {self.density} is not in (0, 1]")
-        if not 0 <= self.weight <= MAX_FLOAT32:
-            raise RecipeError(f"{self.model.label}: weight {self.weight} is no float32 ≥ 0")
+        if not abs(self.weight) <= MAX_FLOAT32:
+            raise RecipeError(f"{self.model.label}: weight {self.weight} is no finite float32")
 
 
 @dataclass(frozen=True)

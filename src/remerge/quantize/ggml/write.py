@@ -23,7 +23,7 @@ from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, 
 from remerge.quantize.core.mixture import Layout
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
-from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.ggml.header import read_ggml_header
 from remerge.quantize.ggml.mixture import choose_type
 from remerge.tensors.checkpoint import open_checkpoint, read_config
@@ -155,7 +155,6 @@ def prepare(request: Request) -> Prepared:
     multiple = feed_forward_multiple(shape, str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
-    check_representable(model, vocabulary)
     check_vocabulary(vocabulary, str(model))
     layout = Layout(shape.layers, shape.heads, shape.kv_heads)
     plan = [

@@ -21,7 +21,7 @@ from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, 
 from remerge.quantize.core.mixture import Layout
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
-from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.gguf.general import describe_for_people, further_ends
 from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.mixture import choose_type
@@ -121,7 +121,6 @@ def prepare(request: Request) -> Prepared:
     shape = read_shape(read_config(model), str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
-    check_representable(model, vocabulary)
     ends, more = further_ends(model, vocabulary.texts, vocabulary.special["eos"])
     template = chat_template(model, request.prompt)
     layout = Layout(shape.layers, shape.heads, shape.kv_heads, shape.tied)
