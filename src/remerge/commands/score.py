@@ -36,6 +36,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, help="score only the first LIMIT items of each task")
     parser.add_argument(
+        "--chat-template",
+        action="store_true",
+        default=None,
+        help="put questions as the model's own chat template does (lm-eval's apply_chat_template)",
+    )
+    parser.add_argument(
+        "--fewshot-as-multiturn",
+        action="store_true",
+        default=None,
+        help="with --chat-template: the examples shown are earlier turns of the conversation",
+    )
+    parser.add_argument(
         "--published",
         metavar="NAME",
         help="compare with the scores that the suite has under this name",
@@ -52,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     from remerge.errors import RecipeError
     from remerge.evaluate.results import compare
     from remerge.evaluate.scoring import Model, score_many
-    from remerge.evaluate.suite import suite_from_params
+    from remerge.evaluate.suite import suite_from_params, with_settings
     from remerge.yaml_text import read_yaml
 
     try:
@@ -61,7 +73,11 @@ def run(options: argparse.Namespace) -> None:
         raise RecipeError(f"{options.params}: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict) or not isinstance(params.get("eval"), dict):
         raise RecipeError(f"{options.params}: has no section `eval`; compose it from conf/")
-    suite = suite_from_params(params["eval"])
+    suite = with_settings(
+        suite_from_params(params["eval"]),
+        chat_template=options.chat_template,
+        fewshot_as_multiturn=options.fewshot_as_multiturn,
+    )
     if options.published and options.published not in suite.published:
         known = ", ".join(sorted(suite.published)) or "none"
         raise RecipeError(
