@@ -12,7 +12,7 @@ from tests.pipeline.closure import SRC, imported
 FLOW = [
     {"code", "errors", "formatting", "yaml_text"},
     {"extras", "files", "progress", "schema"},
-    {"lock_copy"},
+    {"lock_copy", "locks", "ownership"},
     {"kernels"},
     {"tensors"},
     {"architectures"},
