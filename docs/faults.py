@@ -23,6 +23,7 @@ _GROUPS = (
     (50, "Forged models"),
     (60, "Recipes from others"),
     (70, "Readers"),
+    (80, "Models that are run"),
 )
 _HEAD = """\
 # Ways to fail and loads, each tried

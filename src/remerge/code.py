@@ -31,6 +31,8 @@ NEUTRAL = (
     "lock_copy.py",
     "progress.py",
     "recipes",
+    "runtimes/loadable.py",
+    "runtimes/model_config.py",
     "schema.py",
     "stages/composed.py",
     "stages/composition.py",
@@ -38,6 +40,7 @@ NEUTRAL = (
     "stages/params.py",
     "stages/parent.py",
     "stages/running.py",
+    "watchdog.py",
     "yaml_text.py",
 )
 

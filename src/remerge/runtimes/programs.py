@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 from collections.abc import Generator
 from ctypes import c_int
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from remerge.errors import CheckpointError, ToolError, printable
 INSTALL = "in a checkout of this project: make setup-dev, or .venv/bin/pip install -e '.[runtimes]'"
 
 
+#: In place of a file's own: no command here asks for a chat in llama.cpp's form.
+_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 _MAGIC = {b"GGUF": "llama.cpp", b"tjgg": "ctransformers"}
 
 
@@ -158,6 +161,8 @@ def open_llama_cpp(
         import xllamacpp
     except ImportError:
         raise missing(path, "llama.cpp (xllamacpp)") from None
+    # On a crash it would start a debugger on this process, and not end before that one does.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     settings = xllamacpp.CommonParams()
     settings.model.path = str(path)
     settings.n_ctx = context
@@ -165,6 +170,8 @@ def open_llama_cpp(
     settings.n_gpu_layers = 999 if gpu else 0
     settings.warmup = False
     settings.verbosity = -1
+    # A file's own template is a program, which llama.cpp would run while it loads.
+    settings.chat_template = _TEMPLATE
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
     if full_cache:
         settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
