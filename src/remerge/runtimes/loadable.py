@@ -19,7 +19,6 @@ from remerge.runtimes.model_config import (
     check_tokenizer_settings,
 )
 from remerge.tensors.checkpoint import INDEX_NAME, SINGLE_NAME, open_checkpoint
-from remerge.tensors.compatibility import is_buffer
 from remerge.tensors.json_files import read_json
 
 _SHOWN = 3
@@ -77,7 +76,8 @@ def require_known(folder: Path) -> None:
 def require_whole(loading: dict[str, Any], folder: Path) -> None:
     """Refuse weights that are not those of the model that was built.
 
-    transformers fills what is missing with random numbers and drops what is left over.
+    transformers fills what is missing with random numbers and drops what is left over; buffers of
+    old checkpoints, which it passes over, are neither.
 
     Args:
         loading: What `from_pretrained(output_loading_info=True)` gives.
@@ -86,15 +86,12 @@ def require_whole(loading: dict[str, Any], folder: Path) -> None:
     Raises:
         ToolError: Tensors that are missing, left over, or of another shape.
     """
-    tensors = open_checkpoint(folder).tensors
-    unused = [
-        name
-        for name in loading.get("unexpected_keys", ())
-        if name not in tensors or not is_buffer(name, tensors[name].shape)
-    ]
     for names, what in (
         (loading.get("missing_keys", ()), "lacks tensors of the model that config.json describes"),
-        (unused, "has tensors that the model of config.json does not have"),
+        (
+            loading.get("unexpected_keys", ()),
+            "has tensors that the model of config.json does not have",
+        ),
         (loading.get("mismatched_keys", ()), "has tensors of other shapes than config.json says"),
     ):
         if names:
