@@ -65,10 +65,13 @@ pull-models: setup ## take what push-models sent
 train: setup ## train the embedded family again (the committed weights are what repro uses)
 	python -m embedded.train
 
-.PHONY: params readme
+.PHONY: params formats readme
 
 params: setup ## compose params.yaml from conf/
 	python -m remerge.stages.compose
+
+formats: setup ## write options, places and the docs' table from the rows of the formats
+	python docs/formats.py
 
 readme: setup ## fill the picture and the tables of README.md from what was built
 	python docs/readme.py

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from remerge.quantize.gguf.types import TYPES
+from remerge.quantize.blocks.types import TYPES
 
 NAMES = ("Q8_0", "Q5_1", "Q5_0", "Q4_0", "Q6_K", "Q5_K", "Q4_K")
 WEIGHTS = 1 << 21

@@ -33,10 +33,12 @@ import numpy as np
 
 from benchmarks.inputs import SIZES, Size, make_models
 from benchmarks.measure import Cost, run
+from remerge.quantize.blocks.types import TYPES
 from remerge.quantize.core.llama import llama_tensors, read_shape
+from remerge.quantize.core.mixture import Layout
 from remerge.quantize.formats import FORMATS, choose
-from remerge.quantize.gguf.mixture import MIXTURES, choose_type
-from remerge.quantize.gguf.types import TYPES
+from remerge.quantize.ggml.mixture import choose_type as ggml_type
+from remerge.quantize.gguf.mixture import choose_type as gguf_type
 from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import open_checkpoint, read_config
 
@@ -95,10 +97,12 @@ def types_of(model: Path, name: str) -> list[tuple[str, int, int]]:
     """(type, rows, columns) of every matrix that `name` has to compute."""
     shape = read_shape(read_config(model), str(model))
     tensors = [t for t in llama_tensors(open_checkpoint(model), shape) if len(t.info.shape) == 2]
-    if name in MIXTURES:
-        kinds = [choose_type(tensor, MIXTURES[name], shape).name for tensor in tensors]
-    else:
-        kinds = [name.partition("_")[2].upper()] * len(tensors)
+    choose_type = gguf_type if FORMATS[name].container == "gguf" else ggml_type
+    layout = Layout(shape.layers, shape.heads, shape.kv_heads, shape.tied)
+    kinds = [
+        choose_type(each.part, each.layer, each.info.shape, FORMATS[name], layout)
+        for each in tensors
+    ]
     rows = zip(kinds, tensors, strict=True)
     return [(kind, tensor.rows, tensor.columns) for kind, tensor in rows if kind in COMPUTED]
 

@@ -23,7 +23,9 @@ _GROUPS = (
     (50, "Forged models"),
     (60, "Recipes from others"),
     (70, "Readers"),
-    (80, "Models that are run"),
+    (80, "Hostile hubs"),
+    (100, "Tokenizers of formats"),
+    (110, "Models that are run"),
 )
 _HEAD = """\
 # Ways to fail and loads, each tried

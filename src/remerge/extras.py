@@ -10,7 +10,7 @@ from remerge.errors import ToolError
 
 #: Extra of pyproject.toml → the modules that it brings.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "hub": ("httpx", "huggingface_hub", "ruamel"),
+    "hub": ("httpcore", "httpx", "huggingface_hub", "ruamel"),
     "evaluate": ("datasets", "lm_eval", "peft", "pyarrow", "tokenizers", "torch", "transformers"),
     "sign": (
         "OpenSSL",

@@ -80,6 +80,12 @@ def track(total: int, label: str, unit: str = "B", *, every_s: float = INTERVAL_
         yield Bar(bar, total, label, unit, every_s)
 
 
+def note(line: str) -> None:
+    """Write a line to standard error, above the bars of a terminal."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
 def _amount(count: float, unit: str) -> str:
     if unit != "B":
         return f"{count:.0f}" if count >= 10 else f"{count:.1f}".removesuffix(".0")

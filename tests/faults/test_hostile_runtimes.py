@@ -1,4 +1,4 @@
-"""Rows 80 to 85: models that crash, stop or fill the program that runs them."""
+"""Rows 110 to 115: models that crash, stop or fill the program that runs them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDS = 60.0
 
 
 @fault(
-    80,
+    110,
     "a GGUF whose chat template never ends, fills memory, overflows a stack or is none, in "
     "`remerge chat`",
     sees="the model's answer: the template of a file is never run",
@@ -47,7 +47,7 @@ def test_the_template_of_a_gguf_is_never_run(
 
 
 @fault(
-    81,
+    111,
     "a runtime that crashes, fills memory or never ends while it loads a file",
     sees="`error: FILE: needs more memory than its limit of …`, `no progress in …` or `the runtime "
     "crashed (SIGSEGV)`: only a child process ends",
@@ -80,7 +80,7 @@ def test_a_runtime_ends_at_its_limits_in_one_line(
 
 
 @fault(
-    82,
+    112,
     "a GGUF with absurd counts of layers, heads, widths or tokens, or that ends early, in "
     "`remerge chat`",
     sees="`error: FILE: llama.cpp does not load it (…)`, or `the runtime crashed (…)` with what "
@@ -116,7 +116,7 @@ BY_THE_LIBRARY = {
 
 
 @fault(
-    83,
+    113,
     "a config.json, tokenizer or generation config with absurd, huge, negative, fractional or no "
     "numbers, another type, code, kernels or weights of another place",
     sees="`error: …/config.json: num_hidden_layers is …; the weights are 12 tensors …`: the entry "
@@ -177,7 +177,7 @@ def test_settings_that_genuine_tokenizers_have_pass(settings: dict, tmp_path: Pa
 
 
 @fault(
-    84,
+    114,
     "the same files in `remerge chat` with transformers: layers that the weights lack, an unknown "
     "architecture, Python files, a tokenizer that multiplies text or tries all ways to split it",
     sees="`error: FOLDER: lacks tensors of the model that config.json describes: …` and the like; "
@@ -224,7 +224,7 @@ def suite(tmp_path: Path) -> list[str]:
 
 
 @fault(
-    85,
+    115,
     "hostile models in `remerge score`: the same configs and headers, a context of four billion "
     "tokens, for which llama.cpp would keep room",
     sees="the same lines, with no scores written",
@@ -247,6 +247,18 @@ def test_score_ends_in_one_line(
     said = capfd.readouterr()
     assert said.err.startswith(f"error: {path}") and said.err.count("\n") == 1, said.err
     assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["endless", "recursion", "bomb"])
+def test_a_template_that_score_is_asked_for_ends_in_one_line(
+    name: str, suite: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.gguf"
+    SAMPLES["gguf template"][name](path)
+    assert main(["score", str(path), *suite, "--memory", "3GB", "--chat-template"]) == 1
+    said = capfd.readouterr()
+    assert said.err.startswith(f"error: {path}: ") and said.err.count("\n") == 1, said.err
 
 
 @pytest.fixture

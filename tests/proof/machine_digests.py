@@ -25,7 +25,7 @@ from remerge.kernels.distance import RESULTS, compare_16, compare_32
 from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.quantize import quantize
-from remerge.quantize.gguf.types import TYPES
+from remerge.quantize.blocks.types import TYPES
 from remerge.quantize.gptq.packing import group_scales
 from remerge.quantize.gptq.solver import solve
 from remerge.shards.artefact import build, companions_of

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remerge.quantize.blocks.encoding import BlockType
-from remerge.quantize.gguf.types import TYPES
+from remerge.quantize.blocks.types import TYPES, BlockType
 from tests.quantize import reference
 
 SIMPLE = ("Q4_0", "Q5_0", "Q5_1", "Q8_0")
@@ -150,7 +149,7 @@ DIGEST = """
 import hashlib, sys
 sys.path[:0] = sys.argv[1:]
 from tests.quantize.test_blocks import SIMPLE, SUPER, awkward_values, encoded
-from remerge.quantize.gguf.types import TYPES
+from remerge.quantize.blocks.types import TYPES
 digest = hashlib.sha256()
 for name in SIMPLE + SUPER:
     digest.update(encoded(TYPES[name], awkward_values()).tobytes())

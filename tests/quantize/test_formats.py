@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
 from remerge.errors import RecipeError
 from remerge.quantize import quantize
+from remerge.quantize.bits import bits_per_weight
 from remerge.quantize.formats import FORMATS, choose
 from remerge.stages.compose import composed
 
@@ -19,35 +22,68 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 
 
-def options() -> set[str]:
-    """The formats that conf/quantize has an item for."""
-    return {path.stem for path in (CONF / "quantize").glob("g*_*.yaml")}
+def script() -> ModuleType:
+    """`docs/formats.py`, which is no module of the package."""
+    spec = importlib.util.spec_from_file_location("docs_formats", ROOT / "docs" / "formats.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_names_formats_is_what_the_rows_say() -> None:
+    made = script()
+    files = made.written(ROOT)
+    assert {f for f, text in files.items() if (ROOT / f).read_text() != text} == set()
+    assert made.strays(ROOT, files) == []
 
 
 def chosen(option: str) -> set[str]:
-    """The formats that an option of conf/quantize stands for."""
-    listed = yaml.safe_load((CONF / "quantize" / f"{option}.yaml").read_text())["defaults"]
-    return set().union(*({name} if name in FORMATS else chosen(name) for name in listed))
+    """The formats that an option of conf/quantize makes."""
+    return set(yaml.safe_load(composed([f"quantize={option}"], CONF))["recipe"]["formats"])
 
 
-def test_every_format_has_an_item_and_a_place_in_the_report() -> None:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    assert options() == set(FORMATS) == set(params["report"]["formats"])
-
-
-def test_the_options_of_the_pipeline_are_what_their_names_say() -> None:
+def test_sets_of_formats_are_what_their_names_say() -> None:
     assert chosen("exact") == {entry.name for entry in choose(["exact"])}
     assert chosen("all") == {entry.name for entry in choose(["all"])} == set(FORMATS)
     assert {FORMATS[name].class_ for name in chosen("default")} == {"exact", "stable"}
 
 
-def test_the_document_has_a_row_for_every_format() -> None:
-    rows = re.findall(
-        r"^\| (g\w+) \| [\d.]+ \| .* \| ([\w-]+) \| (\S+) \|$",
-        (ROOT / "docs" / "formats.md").read_text(),
-        re.MULTILINE,
-    )
-    assert set(rows) == {(entry.name, entry.class_, entry.runtime) for entry in FORMATS.values()}
+def test_report_depends_on_a_place_for_every_format() -> None:
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]["deps"]
+    for kind in ("formats", "quants"):
+        places = {dep for dep in deps if dep.startswith(f"${{report.{kind}.")}
+        assert places == {f"${{report.{kind}.{name}}}" for name in FORMATS}
+
+
+def test_a_new_row_reaches_everything_that_names_formats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = replace(FORMATS["gguf_q4_0"], name="gguf_new", default=True)
+    monkeypatch.setitem(FORMATS, row.name, row)
+    files = script().written(ROOT)
+    assert "gguf_new: {score: true}" in files["conf/eval/quants/gguf_new.yaml"]
+    assert "recipe: {formats: {gguf_new: }}" in files["conf/quantize/gguf_new.yaml"]
+    assert all("- gguf_new\n" in files[f"conf/quantize/{s}.yaml"] for s in ("all", "default"))
+    assert files["dvc.yaml"].count("gguf_new}") == 2
+    assert "| gguf_new | 4.53 | blocks of 32: the fastest" in files["docs/formats.md"]
+
+
+# Sizes of the files that were published of Llama 2 13B, in gigabytes.
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("gguf_q4_0", 7.37),
+        ("gguf_q4_k_m", 7.87),
+        ("gguf_q5_0", 8.97),
+        ("gguf_q5_k_m", 9.23),
+        ("gguf_q6_k", 10.68),
+        ("gguf_q8_0", 13.83),
+    ],
+)
+def test_bits_give_the_sizes_of_published_files(name: str, size: float) -> None:
+    weights = 13_015_864_320
+    assert bits_per_weight(FORMATS[name]) * weights / 8e9 == pytest.approx(size, rel=2e-3)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from remerge.quantize.core.llama import LlamaShape, LlamaTensor
-from remerge.quantize.gguf.mixture import MIXTURES, choose_type, is_sensitive
-from remerge.tensors.safetensors import TensorInfo
+from remerge.quantize.core.mixture import Layout, is_among
+from remerge.quantize.formats import FORMATS
+from remerge.quantize.gguf.mixture import choose_type
 
 PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
-def shape_of(
-    layers: int, hidden: int = 4096, *, tied: bool = False, kv_heads: int = 32
-) -> LlamaShape:
-    return LlamaShape(
-        32000, hidden, hidden * 3, layers, 32, kv_heads, hidden // 32, 4096, 1e4, 1.0, 1e-5, tied
-    )
-
-
-def tensor(part: str, layer: int, *sizes: int) -> LlamaTensor:
-    return LlamaTensor(part, layer, TensorInfo(part, "F16", sizes, Path("x"), 0, 0))
-
-
-def types(name: str, shape: LlamaShape) -> Counter[str]:
-    """How many tensors of a whole model become what."""
-    hidden = shape.hidden
-    tensors = [tensor("token_embd", -1, 32000, hidden), tensor("output_norm", -1, hidden)]
-    if not shape.tied:
-        tensors.append(tensor("output", -1, 32000, hidden))
-    for layer in range(shape.layers):
-        tensors += [tensor(part, layer, hidden, hidden) for part in PARTS]
-        tensors += [tensor(part, layer, hidden) for part in ("attn_norm", "ffn_norm")]
-    return Counter(choose_type(each, MIXTURES[name], shape).name for each in tensors)
+def types(name: str, layers: int, hidden: int = 4096) -> Counter[str]:
+    """How many tensors of a whole Llama become what."""
+    parts = [("token_embd", -1, (32000, hidden)), ("output_norm", -1, (hidden,))]
+    parts.append(("output", -1, (32000, hidden)))
+    for layer in range(layers):
+        parts += [(part, layer, (hidden, hidden)) for part in PARTS]
+        parts += [(part, layer, (hidden,)) for part in ("attn_norm", "ffn_norm")]
+    layout = Layout(layers, 32, 32)
+    return Counter(choose_type(*part, FORMATS[name], layout) for part in parts)
 
 
 # The counts that llama.cpp prints for the published files of Llama 2.
@@ -53,23 +39,25 @@ def types(name: str, shape: LlamaShape) -> Counter[str]:
 def test_llama_2_gets_the_types_of_its_published_files(
     layers: int, name: str, expected: dict[str, int]
 ) -> None:
-    assert types(name, shape_of(layers)) == expected
+    assert types(name, layers) == expected
 
 
 def test_first_last_and_every_third_layer_between_are_sensitive() -> None:
-    assert [layer for layer in range(16) if is_sensitive(layer, 16)] == [0, 1, 4, 7, 10, 13, 14, 15]
+    layout = Layout(16, 32, 32)
+    found = [layer for layer in range(16) if is_among("spread", layer, layout)]
+    assert found == [0, 1, 4, 7, 10, 13, 14, 15]
 
 
 def test_a_tied_embedding_gets_the_type_of_the_output_matrix() -> None:
-    shape = shape_of(8, tied=True)
-    chosen = choose_type(tensor("token_embd", -1, 32000, 4096), MIXTURES["gguf_q4_k_m"], shape)
-    assert chosen.name == "Q6_K"
+    layout = Layout(8, 32, 32, tied=True)
+    chosen = choose_type("token_embd", -1, (32000, 4096), FORMATS["gguf_q4_k_m"], layout)
+    assert chosen == "Q6_K"
 
 
 def test_seventy_billion_weights_with_grouped_queries_spend_more_on_values() -> None:
-    shape = shape_of(80, kv_heads=8)
-    chosen = choose_type(tensor("attn_v", 11, 1024, 8192), MIXTURES["gguf_q4_k_m"], shape)
-    assert chosen.name == "Q5_K"
+    layout = Layout(80, 64, 8)
+    chosen = choose_type("attn_v", 11, (1024, 8192), FORMATS["gguf_q4_k_m"], layout)
+    assert chosen == "Q5_K"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +76,5 @@ def test_columns_that_do_not_fit_fall_back(
     name: str, part: str, columns: int, expected: str
 ) -> None:
     layer = -1 if part == "output" else 1
-    assert (
-        choose_type(tensor(part, layer, 64, columns), MIXTURES[name], shape_of(4)).name == expected
-    )
+    chosen = choose_type(part, layer, (64, columns), FORMATS[name], Layout(4, 32, 32))
+    assert chosen == expected

@@ -17,8 +17,10 @@ import json
 import re
 import socket
 import threading
+import time
 import urllib.parse
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +38,15 @@ class Status:
     """Answer with an error status."""
 
     code: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Answer with an error status and a header that asks to wait; `date` is in two seconds."""
+
+    code: int
+    header: str
+    value: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Whole:
     """Ignore the range that was asked for."""
 
 
-Fault = Status | Cut | Shorter | Other | Whole
+Fault = Status | Asked | Cut | Shorter | Other | Whole
 Content = bytes | Path
 
 
@@ -117,6 +128,8 @@ class HubServer:
         self.ranges = True  # whether a part of a file can be had
         self.pages = False  # whether a page for people answers in place of the API
         self.sizes = True  # whether the API states them
+        self.page_size = 1000  # entries of a list in one answer
+        self.page_link = ""  # the server to which its pages lead, if not this one
         self._faults: dict[str, list[Fault]] = {}
         self._lock = threading.Lock()
         self._hub = _server(self, "127.0.0.1")
@@ -300,6 +313,12 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Status):
             self._error(fault.code, "", "try later")
             return
+        if isinstance(fault, Asked):
+            now = time.time()
+            value = formatdate(now + 2, usegmt=True) if fault.value == "date" else fault.value
+            more = {fault.header: value, "Date": formatdate(now, usegmt=True)}
+            self._error(fault.code, "", "try later", more)
+            return
         if isinstance(fault, Other):
             content = bytes(byte ^ 1 for byte in read_part(content, 0, size_of(content)))
         size = min(size_of(content), fault.size) if isinstance(fault, Shorter) else size_of(content)
@@ -342,20 +361,32 @@ class _Handler(BaseHTTPRequestHandler):
             entries = [_entry(path, content) for path, content in repo.files[commit].items()]
             for entry in entries if not self.hub.sizes else []:
                 del entry["size"]
-            self._json(entries)
+            self._page(entries)
         elif what == "commits":
             known = repo.commits[: repo.commits.index(commit) + 1]
-            self._json([_commit(sha) for sha in reversed(known)])
+            self._page([_commit(sha) for sha in reversed(known)])
         else:
             siblings = [{"rfilename": path} for path in repo.files[commit]]
             about = {"id": name, "sha": commit, "gated": repo.gated, "cardData": repo.card}
             self._json(about | {"siblings": siblings})
 
-    def _json(self, value: Any) -> None:
-        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _page(self, entries: list[Any]) -> None:
+        parts = urllib.parse.urlsplit(self.path)
+        start = int(urllib.parse.parse_qs(parts.query).get("cursor", ["0"])[0])
+        stop = start + self.hub.page_size
+        link = f"{self.hub.page_link or self.hub.url}{parts.path}?recursive=true&cursor={stop}"
+        more = {"Link": f'<{link}>; rel="next"'} if stop < len(entries) else {}
+        self._json(entries[start:stop], more)
 
-    def _error(self, status: int, code: str, message: str) -> None:
+    def _json(self, value: Any, more: dict[str, str] | None = None) -> None:
+        headers = {"Content-Type": "application/json"} | (more or {})
+        self._answer(200, json.dumps(value).encode(), headers)
+
+    def _error(
+        self, status: int, code: str, message: str, more: dict[str, str] | None = None
+    ) -> None:
         headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        headers |= more or {}
         self._answer(status, json.dumps({"error": message}).encode(), headers)
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -364,7 +395,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(body, 0, len(body), None)
 
     def _start(self, status: int, headers: dict[str, str], length: int) -> None:
-        self.send_response(status)
+        self.send_response_only(status)
         for key, value in headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(length))

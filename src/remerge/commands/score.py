@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from remerge.watchdog import Channel, Limits
 
 
+#: Options that stand in place of the suite's own settings.
+_SETTINGS = ("batch_size", "device", "dtype", "limit", "chat_template", "fewshot_as_multiturn")
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
     parser.add_argument(
@@ -42,6 +46,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", help="float64, float32, bfloat16 or float16 (default: the suite's)"
     )
     parser.add_argument("--limit", type=int, help="score only the first LIMIT items of each task")
+    parser.add_argument(
+        "--chat-template",
+        action="store_true",
+        default=None,
+        help="put questions as the model's own chat template does (lm-eval's apply_chat_template)",
+    )
+    parser.add_argument(
+        "--fewshot-as-multiturn",
+        action="store_true",
+        default=None,
+        help="with --chat-template: the examples shown are earlier turns of the conversation",
+    )
     parser.add_argument(
         "--published",
         metavar="NAME",
@@ -69,7 +85,8 @@ def run(options: argparse.Namespace) -> None:
         raise RecipeError(f"{options.params}: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict) or not isinstance(params.get("eval"), dict):
         raise RecipeError(f"{options.params}: has no section `eval`; compose it from conf/")
-    suite = suite_from_params(params["eval"])
+    settings = {name: getattr(options, name) for name in _SETTINGS}
+    suite = with_settings(suite_from_params(params["eval"]), **settings)
     if options.published and options.published not in suite.published:
         known = ", ".join(sorted(suite.published)) or "none"
         raise RecipeError(
@@ -81,8 +98,6 @@ def run(options: argparse.Namespace) -> None:
     for model in models:
         _check_free(model.out_folder)
     require_models(models)
-    settings = {name: getattr(options, name) for name in ("batch_size", "device", "dtype", "limit")}
-    batch = with_settings(suite, **settings).batch_size
     results = _in_a_child(
         {
             "models": [[model.name, str(model.folder), str(model.out_folder)] for model in models],
@@ -90,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
             "settings": settings,
             "scratch": str(options.scratch or options.out.parent / ".scratch" / "evaluate"),
         },
-        limits_of(options, options.models, batch),
+        limits_of(options, options.models, suite.batch_size),
     )
     width = max(len(name) for name in results)
     columns = [*(benchmark.name for benchmark in suite.benchmarks), "average"]
@@ -125,13 +140,12 @@ def _in_a_child(arguments: dict[str, Any], limits: Limits) -> dict[str, Any]:
 def work(channel: Channel, arguments: dict[str, Any]) -> None:
     """Be the child: score the models, answer with the results."""
     from remerge.evaluate.scoring import Model, score_many
-    from remerge.evaluate.suite import suite_from_params
+    from remerge.evaluate.suite import suite_from_params, with_settings
 
     channel.request()
     results = score_many(
         [Model(name, Path(path), Path(out)) for name, path, out in arguments["models"]],
-        suite_from_params(arguments["eval"]),
-        **arguments["settings"],
+        with_settings(suite_from_params(arguments["eval"]), **arguments["settings"]),
         scratch=arguments["scratch"],
     )
     channel.send(answer=results)

@@ -15,11 +15,12 @@ from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM
 
-from remerge.errors import CheckpointError, NumericError, RemergeError, ToolError
+from remerge.errors import CheckpointError, NumericError, RecipeError, RemergeError, ToolError
 from remerge.evaluate.precision import compute_in_float64
 from remerge.evaluate.progress_hook import ShowsProgress
 from remerge.evaluate.suite import Suite
 from remerge.runtimes.loadable import require_known, require_loadable, require_whole
+from remerge.vocabulary.chat_template import own_template
 
 SMALL = 50_000_000
 """Parameters below which a matrix product is done before a second thread has woken up."""
@@ -65,13 +66,19 @@ class TransformersModel(ShowsProgress, HFLM):
 def load_transformers(folder: Path, suite: Suite) -> TransformersModel:
     """The model in `folder` ready to be scored, in the suite's type and on its device.
 
-    Raises CheckpointError if transformers cannot load it, ToolError for a device that is not
+    Raises CheckpointError if transformers cannot load it, RecipeError for a model without the chat
+    template that is asked for, ToolError for a device that is not
     there, NumericError if a first forward pass gives NaN or Inf.
     """
     if suite.device.startswith("cuda") and not torch.cuda.is_available():
         raise ToolError(f"eval.device: {suite.device} is not available here; use cpu")
     require_loadable(folder)
     require_known(folder)
+    if suite.chat_template and own_template(folder) is None:
+        raise RecipeError(
+            f"{folder}: has no chat template (chat_template.jinja, or chat_template in "
+            "tokenizer_config.json); score it without --chat-template, eval.chat_template=false"
+        )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         model = TransformersModel(

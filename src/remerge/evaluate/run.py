@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from lm_eval.api.model import CachingLM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
@@ -55,6 +56,8 @@ class Run:
             "device": suite.device,
             "batch_size": suite.batch_size,
             "add_bos_token": suite.add_bos_token,
+            "chat_template": suite.chat_template,
+            "fewshot_as_multiturn": suite.fewshot_as_multiturn,
             **self.versions,
             "code": digest_of(*ITEMS["evaluate"]),
         }
@@ -146,8 +149,17 @@ class Run:
                         limit=self.suite.limit,
                         bootstrap_iters=0,
                         log_samples=True,
+                        apply_chat_template=self.suite.chat_template,
+                        fewshot_as_multiturn=self.suite.fewshot_as_multiturn,
                     )
-            except (AssertionError, RuntimeError, ValueError, KeyError, IndexError) as error:
+            except (
+                AssertionError,
+                RuntimeError,
+                ValueError,
+                KeyError,
+                IndexError,
+                TemplateError,
+            ) as error:
                 line = " ".join(str(error).split()) or type(error).__name__
                 raise ToolError(f"{self.name}: {name}: lm-eval failed: {line}") from error
             finally:

@@ -14,22 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from remerge.errors import RecipeError
+from remerge.quantize.bits import bits_per_weight
+from remerge.quantize.formats import FORMATS
 from remerge.tensors.dtypes import ITEM_SIZE, from_torch_name
-
-#: Bits a weight of each format, scales included; of the mixtures, as they come out for 13B.
-BITS = {
-    "f16": 16.0,
-    "bf16": 16.0,
-    "q8_0": 8.5,
-    "q6_k": 6.57,
-    "q5_1": 6.0,
-    "q5_k_m": 5.69,
-    "q5_0": 5.5,
-    "q4_k_m": 4.85,
-    "q4_0": 4.5,
-    "4bit_128g": 4.4,
-    "4bit_128g_actorder": 4.4,
-}
 
 
 @dataclass(frozen=True)
@@ -133,10 +120,9 @@ def plan_budget(params: Mapping[str, Any], sizes: Mapping[str, SourceSize]) -> B
     steps.append(Step("gradient", "", 0, 2 * merged, merged, 0))
     for name, entry in (params.get("quantize_eval") or {}).items():
         if entry.get("kind") == "quantize":
-            form = name.partition("_")[2]
-            if form not in BITS:
+            if name not in FORMATS:
                 raise RecipeError(f"quantize_eval.{name}: not a format whose size is known")
-            written = int(elements[base] * BITS[form] / 8)
+            written = int(elements[base] * bits_per_weight(FORMATS[name]) / 8)
             steps.append(Step("quantize_eval", name, 0, merged, written, 0))
         else:
             steps.append(Step("quantize_eval", name, 0, merged, 0, 0))

@@ -15,21 +15,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from remerge.errors import CheckpointError, SourceError, printable
 from remerge.files import regular_file_size
+from remerge.pins import listing
 from remerge.progress import track
 from remerge.sources.hub import (
     HubError,
     Patience,
     RepoFile,
-    api,
     explain,
     get,
     patiently,
     repo_type,
-    shown_endpoint,
 )
 from remerge.sources.layouts import (
     ADAPTER_WEIGHTS,
@@ -44,10 +43,12 @@ from remerge.sources.pinned import (
     KINDS,
     PinnedFile,
     check_repo_name,
+    check_source_file,
     is_commit,
     local_folder,
     stays_within,
 )
+from remerge.sources.requests import AnswerError, read_body
 from remerge.tensors.checkpoint import parse_index
 from remerge.tensors.json_files import parse_json_object
 
@@ -74,7 +75,9 @@ SELECT = {
 }
 _SMALL = 20_000_000
 _SHORT_ID = re.compile(r"[0-9a-f]{6,39}")
-_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
+
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -87,32 +90,25 @@ class Listed:
     licence: str = ""
 
 
-def resolve(entry: Mapping[str, Any], revision: str, where: str) -> Any:
-    """The hub's record of a source's repository at a branch, tag, commit or short commit id.
-
-    Its `sha` is a commit, its `id` the repository's present name.
-    """
+def resolve(entry: Mapping[str, Any], revision: str, where: str) -> listing.Repository:
+    """The hub's record of a source's repository at a branch, tag, commit or short commit id."""
     repo, kind = str(entry.get("repo")), entry.get("kind")
     if kind not in KINDS:
         raise SourceError(f"{where}: kind is {printable(kind, 40)!r}; expected {', '.join(KINDS)}")
     check_repo_name(repo, where)
-    hub, type_ = api(), repo_type(str(kind))
+    type_ = repo_type(str(kind))
     if _SHORT_ID.fullmatch(revision):
-        commits = _ask(
-            lambda: list(hub.list_repo_commits(repo, repo_type=type_)), repo, revision, where
-        )
-        matching = [c.commit_id for c in commits if c.commit_id.startswith(revision)]
+        commits = _ask(lambda: listing.commits(repo, type_), repo, revision, where)
+        matching = [commit for commit in commits if commit.startswith(revision)]
         if len(matching) != 1:
             raise SourceError(
                 f"{where}: {len(matching)} commits of {repo} begin with {revision}; give more of it"
             )
         revision = matching[0]
-    info = _ask(
-        lambda: hub.repo_info(repo, revision=revision, repo_type=type_), repo, revision, where
-    )
-    if not is_commit(info.sha) or not isinstance(info.id, str):
-        raise SourceError(f"{where}: the hub states no commit for {repo} at {revision}")
+    info = _ask(lambda: listing.repository(repo, type_, revision), repo, revision, where)
     check_repo_name(info.id, where)
+    if is_commit(revision) and info.sha != revision:
+        raise SourceError(f"{where}: the hub answers with commit {info.sha} for {revision}")
     return info
 
 
@@ -122,27 +118,16 @@ def look_up(entry: Mapping[str, Any], revision: str, where: str) -> Listed:
     SourceError or CheckpointError unless the files make one complete model or adapter.
     """
     info = resolve(entry, revision, where)
-    hub, kind = api(), str(entry["kind"])
-    tree = _ask(
-        lambda: [
-            item
-            for item in hub.list_repo_tree(
-                info.id, recursive=True, revision=info.sha, repo_type=repo_type(kind)
-            )
-            if hasattr(item, "size")
-        ],
-        info.id,
-        info.sha,
-        where,
-    )
+    kind = str(entry["kind"])
+    tree = _ask(lambda: listing.files(info.id, repo_type(kind), info.sha), info.id, info.sha, where)
     subfolder = str(entry.get("subfolder") or "")
     prefix = f"{subfolder}/" if subfolder else ""
-    there = {i.path.removeprefix(prefix): i for i in tree if i.path.startswith(prefix)}
+    there = {f.path.removeprefix(prefix): f for f in tree if f.path.startswith(prefix)}
 
     @functools.cache
     def content(name: str) -> bytes:
         file = RepoFile(info.id, repo_type(kind), info.sha, prefix + name)
-        return bytes(_ask(functools.partial(_content, there[name], file), info.id, info.sha, where))
+        return _ask(functools.partial(_content, there[name], file), info.id, info.sha, where)
 
     names = _selected(entry, there, where)
     if kind != "dataset":
@@ -153,7 +138,7 @@ def look_up(entry: Mapping[str, Any], revision: str, where: str) -> Listed:
         data = b"" if lfs else content(name)
         pin = (lfs.sha256, lfs.size) if lfs else (hashlib.sha256(data).hexdigest(), len(data))
         files[name] = PinnedFile(*pin)
-    return Listed(info.id, info.sha, files, _licence(info))
+    return Listed(info.id, info.sha, files, info.licence)
 
 
 def look_up_local(entry: Mapping[str, Any], root: Path, where: str) -> Listed:
@@ -207,17 +192,12 @@ def is_fixed(ref: str) -> bool:
     return is_commit(ref) or _SHORT_ID.fullmatch(ref) is not None
 
 
-def _ask(action: Callable[[], Any], repo: str, revision: str, where: str) -> Any:
-    """The hub's answer; SourceError for a refusal, and for what no hub would answer."""
+def _ask(action: Callable[[], Answer], repo: str, revision: str, where: str) -> Answer:
+    """The hub's answer, or SourceError."""
     try:
-        return patiently(action, Patience())
+        return patiently(action, Patience(), f"{where}: {repo}")
     except HubError as error:
         raise explain(error, repo, revision, "", where) from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise SourceError(
-            f"{where}: what {shown_endpoint()} answers for {repo} is not what a hub answers "
-            f"({type(error).__name__}); check HF_ENDPOINT"
-        ) from None
 
 
 def _listed(entry: Mapping[str, Any]) -> list[str]:
@@ -238,7 +218,8 @@ def _selected(entry: Mapping[str, Any], there: Iterable[str], where: str) -> lis
     if missing:
         origin = printable(entry.get("repo") or entry.get("path"), 80)
         raise SourceError(f"{where}: {origin} has no file {printable(missing[0])!r}")
-    return names
+    # They become keys of a file of pins and names on disk.
+    return [check_source_file(name, str(entry["kind"]), where) for name in names]
 
 
 def _one_layout(
@@ -295,30 +276,20 @@ def _matches(name: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
 
-def _content(item: Any, file: RepoFile) -> bytes:
+def _content(item: listing.File, file: RepoFile) -> bytes:
     """A small file, which is what the hub's list says of it."""
     if item.size > _SMALL:
         raise SourceError(f"{file.where}: {item.size} bytes in git itself; not a file to pin")
     with get(file) as response:
-        data = bytearray()
-        for block in response.iter_bytes():
-            data += block
-            if len(data) > item.size:
-                break
+        try:
+            data = read_body(response, item.size)
+        except AnswerError:
+            data = b""
     if item.lfs:
         same = hashlib.sha256(data).hexdigest() == item.lfs.sha256
     else:
         blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-        same = blob == item.blob_id
+        same = blob == item.blob
     if len(data) != item.size or not same:
         raise SourceError(f"{file.where}: what came is not what the hub lists; try again")
-    return bytes(data)
-
-
-def _licence(info: Any) -> str:
-    """The licence that the repository's card states, by its name on the hub, or empty."""
-    card = info.card_data or {}
-    stated = card.get("license")
-    if stated == "other":
-        stated = card.get("license_name")
-    return stated if isinstance(stated, str) and _LICENCE.fullmatch(stated) else ""
+    return data

@@ -9,6 +9,7 @@ parsed again and compared with what was meant.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _with_pin(text: str, name: str, pin: Pins, where: str) -> str:
     indent = " " * column
     # From the bottom up, so that the numbers of lines above stay what they are.
     block = [f"{indent}files:\n"] + [
-        f"{indent}  {file}: {{sha256: {p.sha256}, size: {p.size}}}\n"
+        f"{indent}  {_key(file)}: {{sha256: {p.sha256}, size: {p.size}}}\n"
         for file, p in pin.files.items()
     ]
     edits: list[tuple[int, int, list[str]]] = []
@@ -126,6 +127,15 @@ def _with_pin(text: str, name: str, pin: Pins, where: str) -> str:
             lines[-1] += "\n"
         lines[first:stop] = new
     return "".join(lines)
+
+
+def _key(name: str) -> str:
+    """A file's name as a key: in quotes where YAML would read something else in it."""
+    try:
+        plain = parse_yaml(f"{name}: 0\n".encode()) == {name: 0}
+    except ValueError:
+        plain = False
+    return name if plain else json.dumps(name, ensure_ascii=False)
 
 
 def _with_value(line: str, key: str, value: str) -> str:

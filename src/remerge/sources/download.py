@@ -28,13 +28,15 @@ from remerge.sources.hub import (
     explain,
     get,
     is_transient,
-    retry_after_s,
     status_of,
 )
 from remerge.sources.pinned import PinnedFile, verify_file
+from remerge.sources.requests import blocks
 
 _CHUNK = 1 << 20
 _BEAT_S = 0.2
+#: New bytes in one attempt that count as progress.
+_PROGRESS = 1 << 16
 _RANGE_NOT_SATISFIABLE = 416
 
 
@@ -87,7 +89,7 @@ def download(
     advance  told of bytes as they count towards the whole; negative when some have to come again
 
     SourceError, naming both digests or both sizes, for a file that differs; nothing of it is kept.
-    SourceError too when the hub refuses, or fails `patience.attempts` times without a new byte.
+    SourceError too when the hub refuses, or fails `patience.attempts` times without progress.
     """
     cancelled = cancelled or threading.Event()
     partial = _partial(target)
@@ -181,7 +183,7 @@ def _receive(
     """Bring `received` to the pinned size."""
     failures, furthest = 0, received.size
     while received.size < pin.size:
-        asked_s = 0.0
+        failed: Exception | None = None
         try:
             _stream(file, pin, received, where, advance, cancelled)
             reason = f"ended after {received.size} of {pin.size} bytes"
@@ -193,19 +195,26 @@ def _receive(
             elif not is_transient(error):
                 raise explain(error, file.repo, file.revision, file.path, where) from None
             else:
-                asked_s = retry_after_s(error)
+                failed = error
                 status = status_of(error)
-                reason = f"answered {status}" if status else f"failed with {type(error).__name__}"
+                if status:
+                    reason = f"answered {status}"
+                elif isinstance(error, httpx.ReadTimeout):
+                    reason = "came too slowly"
+                else:
+                    reason = f"failed with {type(error).__name__}"
         if received.size >= pin.size:
             return
-        failures = 0 if received.size > furthest else failures + 1
-        furthest = max(furthest, received.size)
+        # A server that sends a byte and breaks off makes no progress.
+        failures = 0 if received.size - furthest >= _PROGRESS else failures + 1
+        if failures == 0:
+            furthest = received.size
         if failures >= patience.attempts:
             raise SourceError(
                 f"{where}: {file.where} {reason}, {failures} times in a row; run it again to go on "
                 "from there"
             )
-        if cancelled.wait(patience.wait_s(failures, asked_s)):
+        if cancelled.wait(patience.wait_s(failures, failed, f"{where}: {file.where}")):
             raise Cancelled
 
 
@@ -229,7 +238,7 @@ def _stream(
                 f"{where}: {file.where} has {total} bytes, pinned are {pin.size}; nothing of "
                 "it is kept"
             )
-        for block in response.iter_bytes():  # as they come: a broken connection loses none
+        for block in blocks(response):  # as they come: a broken connection loses none
             if cancelled.is_set():
                 raise Cancelled
             if received.size + len(block) > pin.size:
@@ -246,8 +255,6 @@ def _total(response: httpx.Response) -> int | None:
     """Size of the whole file, as the server states it."""
     if response.status_code == httpx.codes.PARTIAL_CONTENT:
         stated = response.headers.get("Content-Range", "").rpartition("/")[2]
-    elif response.headers.get("Content-Encoding", "identity") == "identity":
-        stated = response.headers.get("Content-Length", "")
     else:
-        stated = ""
-    return int(stated) if stated.isdecimal() else None
+        stated = response.headers.get("Content-Length", "")
+    return int(stated) if stated.isdecimal() and len(stated) < 20 else None

@@ -8,16 +8,20 @@ user name within an address.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-from huggingface_hub import constants, hf_hub_url
+from huggingface_hub import constants, hf_hub_url, is_offline_mode
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -26,13 +30,19 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, get_token, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, get_token, hf_raise_for_status
 
 from remerge.errors import SourceError, printable
+from remerge.formatting import duration
+from remerge.progress import note
+from remerge.sources.requests import AnswerError, open_response
 
 #: Answers that another attempt may turn into the right one.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-_TIMEOUT_S = 30.0
+#: Seconds from which a wait is shown, also when the server did not ask for it.
+_SHOWN_S = 5.0
+#: `RateLimit` of a limit that is used up: `"api";r=0;t=42`, or as earlier drafts had it.
+_USED_UP = re.compile(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})\b|\bremaining=0,\s*reset=(\d{1,9})\b")
 
 Result = TypeVar("Result")
 
@@ -40,22 +50,51 @@ Result = TypeVar("Result")
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
-#: What can go wrong in a request: no answer, or an answer that is an error.
-HubError = (httpx.HTTPError, httpx.InvalidURL, HfHubHTTPError, OfflineModeIsEnabled)
+#: What can go wrong in a request: no answer, or an answer that is an error or no hub's.
+HubError = (httpx.HTTPError, httpx.InvalidURL, HfHubHTTPError, OfflineModeIsEnabled, AnswerError)
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to go on: failures in a row without a new byte, and seconds between attempts."""
+    """How long to go on when the hub fails.
+
+    attempts        failures in a row without progress
+    first_wait_s    seconds before the second attempt; doubled for each that follows
+    longest_wait_s  to which they are doubled
+    longest_asked_s for which the hub may ask
+    """
 
     attempts: int = 6
     first_wait_s: float = 1.0
     longest_wait_s: float = 60.0
+    longest_asked_s: float = 900.0
 
-    def wait_s(self, failures: int, asked_s: float) -> float:
-        """Seconds before the next attempt: doubling, or what the server asked for."""
-        backed_off = self.first_wait_s * 2 ** max(0, failures - 1)
-        return min(self.longest_wait_s, max(backed_off, asked_s))
+    def wait_s(self, failures: int, error: Exception | None, what: str) -> float:
+        """Say how long to wait before the next attempt, and show it where it is long.
+
+        Args:
+            failures: How many attempts failed in a row.
+            error: The last failure; the hub may have asked for a time in it.
+            what: What is waited for.
+
+        Returns:
+            Seconds: doubling with each failure, or what the hub asks for where that is longer.
+
+        Raises:
+            SourceError: The hub asks for more than `longest_asked_s`.
+        """
+        asked_s = 0.0 if error is None else asked_wait_s(error)
+        if asked_s > self.longest_asked_s:
+            raise SourceError(
+                f"{what}: {shown_endpoint()} asks to wait {duration(asked_s)}, longer than the "
+                f"{duration(self.longest_asked_s)} that are waited; run it again after that"
+            )
+        backed_off = min(self.longest_wait_s, self.first_wait_s * 2 ** max(0, failures - 1))
+        if asked_s >= backed_off and asked_s > 0:
+            note(f"{what}: waiting {duration(asked_s)}, as {shown_endpoint()} asks")
+        elif backed_off >= _SHOWN_S:
+            note(f"{what}: waiting {duration(backed_off)} before the next attempt")
+        return max(backed_off, asked_s)
 
 
 @dataclass(frozen=True)
@@ -107,14 +146,26 @@ def get(file: RepoFile, byte_range: str = "") -> Iterator[httpx.Response]:
 
     byte_range  such as `100-` or `0-7`; the answer may be the whole file all the same (status 200)
 
-    Redirects are followed, as for renamed repositories and storage hosts; the library drops the
-    token when a redirect leads to another host.
+    Redirects are followed, as for renamed repositories and storage hosts.
     """
-    headers = build_hf_headers(library_name="remerge") | {"Accept-Encoding": "identity"}
-    if byte_range:
-        headers["Range"] = f"bytes={byte_range}"
-    with get_session().stream("GET", file.url, headers=headers, timeout=_TIMEOUT_S) as response:
-        hf_raise_for_status(response)
+    with get_url(file.url, {"Range": f"bytes={byte_range}"} if byte_range else {}) as response:
+        yield response
+
+
+@contextmanager
+def get_url(url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    """A response of the hub to a request for one of its addresses, as `get`; with the token."""
+    if is_offline_mode():
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    with open_response(url, build_hf_headers(library_name="remerge") | headers) as response:
+        if response.is_error:
+            # The headers say what is wrong. The library would read a body of any length.
+            bare = httpx.Headers(response.headers)
+            for name in ("Content-Encoding", "Content-Length", "Transfer-Encoding"):
+                bare.pop(name, None)
+            hf_raise_for_status(
+                httpx.Response(response.status_code, headers=bare, request=response.request)
+            )
         yield response
 
 
@@ -133,15 +184,38 @@ def status_of(error: Exception) -> int | None:
     return None if response is None else response.status_code
 
 
-def retry_after_s(error: Exception) -> float:
-    """Seconds that the hub asked us to wait, or 0."""
+def asked_wait_s(error: Exception) -> float:
+    """Seconds that the hub asked us to wait, by `Retry-After` or `RateLimit`, or 0."""
     response = error.response if isinstance(error, HfHubHTTPError) else None
-    stated = "" if response is None else response.headers.get("Retry-After", "")
-    return float(stated) if stated.isdecimal() else 0.0
+    if response is None:
+        return 0.0
+    asked = [_retry_after_s(response.headers)]
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        limits = _USED_UP.finditer(response.headers.get("RateLimit", ""))
+        asked += [float(found[1] or found[2]) for found in limits]
+    return max(asked)
 
 
-def patiently(action: Callable[[], Result], patience: Patience) -> Result:
-    """The result of a small request, tried again while the hub is busy or out of reach."""
+def _retry_after_s(headers: httpx.Headers) -> float:
+    """`Retry-After` in seconds; of a date, by the server's own clock where it states it."""
+    stated = headers.get("Retry-After", "").strip()
+    if stated.isascii() and stated.isdecimal():
+        return float(stated) if len(stated) < 10 else math.inf
+    then = _date(stated)
+    now = _date(headers.get("Date", "")) or datetime.now(UTC)
+    return max(0.0, (then - now).total_seconds()) if then else 0.0
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def patiently(action: Callable[[], Result], patience: Patience, what: str) -> Result:
+    """The result of a small request for `what`, tried again while the hub is busy or away."""
     failures = 0
     while True:
         try:
@@ -150,7 +224,7 @@ def patiently(action: Callable[[], Result], patience: Patience) -> Result:
             failures += 1
             if not is_transient(error) or failures >= patience.attempts:
                 raise
-            time.sleep(patience.wait_s(failures, retry_after_s(error)))
+            time.sleep(patience.wait_s(failures, error, what))
 
 
 def explain(error: Exception, repo: str, revision: str, what: str, where: str) -> SourceError:
@@ -182,6 +256,11 @@ def explain(error: Exception, repo: str, revision: str, what: str, where: str) -
         hint = f" ({token})" if status in (401, 403) else ""
         about = f"{printable(what)!r} of {repo}" if what else repo
         text = f"{hub} answers {status} for {about}{hint}; try again later"
+    elif isinstance(error, AnswerError):
+        text = f"{hub} {error}, when it is asked for {what or repo}; check HF_ENDPOINT"
+    elif isinstance(error, httpx.ReadTimeout):
+        slow = f" ({printable(error, 80)})" if "bytes in" in str(error) else ""
+        text = f"{hub} is too slow to send {what or repo}{slow}; try again later"
     else:
         kind = type(error).__name__
         text = f"{hub} cannot be reached for {what or repo} ({kind}); check HF_ENDPOINT"
@@ -191,10 +270,3 @@ def explain(error: Exception, repo: str, revision: str, what: str, where: str) -
 def repo_type(kind: str) -> str:
     """The hub's type of repository for a source's kind."""
     return "dataset" if kind == "dataset" else "model"
-
-
-def api() -> Any:
-    """The hub's API at the same address."""
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=endpoint(), library_name="remerge")

@@ -25,7 +25,7 @@ from remerge.tensors.checkpoint import check_file_name, check_no_twins
 KINDS = ("model", "adapter", "dataset")
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 class _Pin(Table):
@@ -166,7 +166,7 @@ def _source(name: str, entry: _Entry) -> Source:
         name=name,
         kind=entry.kind,
         files={
-            _file_name(file, entry.kind, where): _pin(pin, f"{where}: {printable(file)!r}")
+            check_source_file(file, entry.kind, where): _pin(pin, f"{where}: {printable(file)!r}")
             for file, pin in entry.files.items()
         },
         repo=repo,
@@ -202,8 +202,11 @@ def _check_repo(where: str, repo: str, revision: Any) -> None:
         )
 
 
-def _file_name(name: str, kind: str, where: str) -> str:
-    """Models and adapters have plain names; files of a dataset may lie in folders."""
+def check_source_file(name: str, kind: str, where: str) -> str:
+    """`name`, if a source may have a file of it; SourceError else.
+
+    Models and adapters have plain names; files of a dataset may lie in folders.
+    """
     parts = name.split("/") if kind == "dataset" else [name]
     try:
         return "/".join(check_file_name(part, where) for part in parts)

@@ -20,6 +20,7 @@ import httpx
 
 from remerge.errors import CheckpointError, SourceError
 from remerge.sources.hub import HubError, Patience, RepoFile, explain, get, patiently
+from remerge.sources.requests import blocks
 from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import HEADER_LIMIT, TensorInfo, parse_header
 
@@ -51,7 +52,7 @@ def read_range(file: RepoFile, start: int, stop: int, patience: Patience) -> byt
     """Bytes [start, stop) of a remote file; RangesUnsupported, or one of `HubError`."""
     if stop <= start:
         return b""
-    return patiently(lambda: _read_range(file, start, stop), patience)
+    return patiently(lambda: _read_range(file, start, stop), patience, file.where)
 
 
 def _read_range(file: RepoFile, start: int, stop: int) -> bytes:
@@ -60,7 +61,7 @@ def _read_range(file: RepoFile, start: int, stop: int) -> bytes:
         if response.status_code != httpx.codes.PARTIAL_CONTENT and not whole:
             raise RangesUnsupported
         received = bytearray()
-        for block in response.iter_bytes():
+        for block in blocks(response):
             received += block
             if len(received) > stop - start:
                 raise RangesUnsupported

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,53 +18,18 @@ import numpy as np
 
 from remerge.errors import CheckpointError, NumericError, printable
 from remerge.files import require_space
-from remerge.kernels.blocks import narrow, widen
-from remerge.kernels.halves import BF16, F16, F32
+from remerge.kernels.blocks import widen
 from remerge.progress import track
 from remerge.quantize.blocks import q4_0
+from remerge.quantize.blocks.types import BlockType
 from remerge.quantize.core.llama import LlamaTensor
 from remerge.tensors.checkpoint import raw_bytes
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 
-Kernel = Callable[[np.ndarray, np.ndarray], bool]
 #: Weights in one piece: large enough to keep a thread busy, small enough for its cache.
 PIECE = 1 << 18
 #: The data of every tensor begin at a multiple of this, in both containers.
 ALIGNMENT = 32
-
-
-@dataclass(frozen=True)
-class BlockType:
-    """A ggml tensor type: `width` weights become `nbytes` bytes by `kernel` (float32 in)."""
-
-    name: str
-    code: int
-    width: int
-    nbytes: int
-    kernel: Kernel
-
-    def size(self, weights: int) -> int:
-        """Bytes of `weights` weights, a multiple of `width`."""
-        return weights // self.width * self.nbytes
-
-
-def _narrowing(code: int) -> Kernel:
-    return lambda x, out: narrow(x, code, out)
-
-
-#: The types of both containers; `code` is ggml's number for the type.
-TYPES: dict[str, BlockType] = {
-    kind.name: kind
-    for kind in (
-        BlockType("F32", 0, 1, 4, _narrowing(F32)),
-        BlockType("F16", 1, 1, 2, _narrowing(F16)),
-        BlockType("BF16", 30, 1, 2, _narrowing(BF16)),
-        BlockType("Q4_0", 2, 32, 18, q4_0.q4_0),
-        BlockType("Q5_0", 6, 32, 22, q4_0.q5_0),
-        BlockType("Q5_1", 7, 32, 24, q4_0.q5_1),
-        BlockType("Q8_0", 8, 32, 34, q4_0.q8_0),
-    )
-}
 
 
 def _refuse(tensor: LlamaTensor, kind: BlockType, values: np.ndarray, start: int) -> None:

@@ -1,6 +1,6 @@
 """The exact formats as units of work: files of encoded tensors, made on a cluster's nodes.
 
->>> with encoded_in_units(plan, request, types.__name__) as encoded:
+>>> with encoded_in_units(plan, request) as encoded:
 ...     write_tensors(file, plan, request.threads, label, encoded=encoded)
 
 A container is one file in a fixed order, but what fills it is one pure function a tensor. So the
@@ -11,19 +11,18 @@ then copied to their places in the container, each with its digest checked once 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remerge.code import ENCODING, digest_of, folder_of
+from remerge.code import ENCODING, digest_of
 from remerge.errors import ToolError, printable
 from remerge.files import require_spaces
-from remerge.quantize.blocks.encoding import BlockType, encode_rows, row_ranges
+from remerge.quantize.blocks.encoding import encode_rows, row_ranges
+from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.core.llama import LlamaTensor
 from remerge.quantize.core.request import Request
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
@@ -42,14 +41,13 @@ _BLOCK = 1 << 22
 class EncodePlan:
     """Encoded tensors as U8 [nbytes], under the names that they have in the checkpoint.
 
-    `sources` says what each is encoded from, and as which type of `TYPES` in the module `table`:
-    a name, since a compiled kernel is nothing to send to another machine.
+    `sources` says what each is encoded from, and as which type: by its name, since a compiled
+    kernel is nothing to send to another machine.
     """
 
     label: str
     shards: tuple[Shard, ...]
     sources: Mapping[str, tuple[LlamaTensor, str]]
-    table: str
 
     def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
         """The checkpoint's tensor."""
@@ -58,28 +56,26 @@ class EncodePlan:
     def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
         """Encode the tensor in the same steps as `encode`; no statistics."""
         source, name = self.sources[tensor.name]
-        kind: BlockType = importlib.import_module(self.table).TYPES[name]
+        kind = TYPES[name]
         for start, stop in row_ranges(source, kind):
             emit(encode_rows(source, kind, start, stop))
         return {}
 
 
-def plan_units(plan: Sequence[tuple[LlamaTensor, BlockType]], table: str, label: str) -> EncodePlan:
+def plan_units(plan: Sequence[tuple[LlamaTensor, BlockType]], label: str) -> EncodePlan:
     """The units that encode `plan`; CheckpointError for rows of broken blocks."""
     for tensor, kind in plan:
         row_ranges(tensor, kind)  # refused before the work, not in it
     outputs = [OutputTensor(t.info.name, "U8", (kind.size(t.info.size),)) for t, kind in plan]
     sources = {tensor.info.name: (tensor, kind.name) for tensor, kind in plan}
-    return EncodePlan(label, plan_shards(outputs, SHARD_BYTES), sources, table)
+    return EncodePlan(label, plan_shards(outputs, SHARD_BYTES), sources)
 
 
 @contextmanager
 def encoded_in_units(
-    plan: Sequence[tuple[LlamaTensor, BlockType]], request: Request, table: str
+    plan: Sequence[tuple[LlamaTensor, BlockType]], request: Request
 ) -> Iterator[Callable[[LlamaTensor], Iterator[bytes]] | None]:
     """The bytes of each tensor of `plan`, made by `request.make_shards`; None where that is None.
-
-    table  name of the module whose `TYPES` holds the types of `plan`
 
     Finished units are kept in `request.scratch` until the block ends well, so that the next attempt
     takes them over. ToolError before anything is computed if the disk does not hold them and the
@@ -88,7 +84,7 @@ def encoded_in_units(
     if request.make_shards is None:
         yield None
         return
-    units = plan_units(plan, table, request.form.name)
+    units = plan_units(plan, request.form.name)
     # All attempts at one output share the beginning of their name: those from another model or by
     # other code would stay for ever.
     attempts = hashlib.sha256(str(request.out.resolve()).encode()).hexdigest()[:16]
@@ -135,7 +131,7 @@ def _key(units: EncodePlan, model: Path) -> str:
         for tensor, kind in units.sources.values()
     ]
     layout = [[s.file, hashlib.sha256(s.header).hexdigest()] for s in units.shards]
-    described = [_identity(units, model), sources, layout, _code_digest(units.table)]
+    described = [_identity(units, model), sources, layout, digest_of(*ENCODING)]
     return hashlib.sha256(json_text(described).encode()).hexdigest()[:32]
 
 
@@ -147,8 +143,3 @@ def _identity(units: EncodePlan, model: Path) -> Any:
         return said
     stats = {path: path.stat() for path in sorted({t.info.path for t, _ in units.sources.values()})}
     return [[str(path.resolve()), s.st_size, s.st_mtime_ns] for path, s in stats.items()]
-
-
-def _code_digest(table: str) -> str:
-    """SHA-256 over the source of everything that decides the bytes of an encoded tensor."""
-    return digest_of(folder_of(str(sys.modules[table].__file__)), *ENCODING)

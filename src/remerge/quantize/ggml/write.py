@@ -12,29 +12,25 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from dataclasses import dataclass
 
 from remerge.errors import CheckpointError
 from remerge.files import open_atomic
-from remerge.quantize.blocks import encoding
-from remerge.quantize.blocks.encoding import TYPES, BlockType, write_tensors
+from remerge.quantize.blocks.encoding import write_tensors
+from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
+from remerge.quantize.core.mixture import Layout
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
-from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.ggml.header import read_ggml_header
+from remerge.quantize.ggml.mixture import choose_type
 from remerge.tensors.checkpoint import open_checkpoint, read_config
 from remerge.vocabulary.tokenizer import BYTE, CONTROL, UNKNOWN
 
 FILE_NAME = "model.ggml"
 _MAGIC, _VERSION = 0x67676A74, 3
-#: Format → type of the matrices, ggml's number for the whole file.
-_FILE_TYPES = {
-    "ggml_f16": ("F16", 1),
-    "ggml_q4_0": ("Q4_0", 2),
-    "ggml_q8_0": ("Q8_0", 7),
-    "ggml_q5_1": ("Q5_1", 9),
-}
 _NAMES = {
     "token_embd": "tok_embeddings",
     "output_norm": "norm",
@@ -142,36 +138,53 @@ def _tensor_header(tensor: LlamaTensor, kind: BlockType) -> bytes:
     return struct.pack(f"<3I{len(sizes)}I", len(sizes), len(name), kind.code, *sizes) + name
 
 
-def write(request: Request) -> QuantReport:
-    """Write model.ggml and manifest.json to `request.out`; for the errors see `quantize`.
+@dataclass(frozen=True)
+class Prepared:
+    """The head of a file, its tensors with their types, and notes on the vocabulary."""
 
-    CheckpointError also for a model that the container cannot describe.
-    """
-    model, label = request.model, request.form.name
-    matrix_type, file_type = _FILE_TYPES[label]
+    header: bytes
+    plan: list[tuple[LlamaTensor, BlockType]]
+    notes: tuple[str, ...]
+
+
+def prepare(request: Request) -> Prepared:
+    """Read config, headers and tokenizer; CheckpointError for what a ggjt file cannot hold."""
+    model, form = request.model, request.form
     shape = read_shape(read_config(model), str(model))
     check_shape(shape, str(model))
     multiple = feed_forward_multiple(shape, str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
-    check_representable(model, vocabulary)
     check_vocabulary(vocabulary, str(model))
+    layout = Layout(shape.layers, shape.heads, shape.kv_heads)
     plan = [
-        (tensor, TYPES[matrix_type if len(tensor.info.shape) == 2 else "F32"]) for tensor in tensors
+        (tensor, TYPES[choose_type(tensor.part, tensor.layer, tensor.info.shape, form, layout)])
+        for tensor in tensors
     ]
+    return Prepared(_header(shape, vocabulary, multiple, form.file_type), plan, vocabulary.notes)
+
+
+def write(request: Request) -> QuantReport:
+    """Write model.ggml and manifest.json to `request.out`; for the errors see `quantize`.
+
+    CheckpointError also for a model that the container cannot describe.
+    """
+    label = request.form.name
+    made = prepare(request)
+    plan = made.plan
     with (
-        encoded_in_units(plan, request, encoding.__name__) as encoded,
+        encoded_in_units(plan, request) as encoded,
         open_atomic(request.out / FILE_NAME) as file,
     ):
-        file.write(_header(shape, vocabulary, multiple, file_type))
+        file.write(made.header)
         write_tensors(file, plan, request.threads, label, _tensor_header, encoded)
     return write_report(
         request.out,
         request.form,
         FILE_NAME,
-        sum(tensor.info.size for tensor in tensors),
+        sum(tensor.info.size for tensor, _ in plan),
         Counter(kind.name for _, kind in plan),
-        vocabulary.notes,
+        made.notes,
         name=request.name,
         tensors=read_ggml_header(request.out / FILE_NAME),
         request=request,

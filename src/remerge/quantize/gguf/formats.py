@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from remerge.quantize.core.format import Format
+from remerge.quantize.core.format import Format, Sensitive
+
+_MORE = ("attn_v", "ffn_down")
 
 
-def _row(name: str, description: str) -> Format:
-    return Format(f"gguf_{name}", "gguf", "exact", "llama.cpp", description)
+def _row(
+    name: str,
+    kind: str,
+    file_type: int,
+    description: str,
+    *sensitive: Sensitive,
+    default: bool = False,
+) -> Format:
+    return Format(
+        f"gguf_{name}",
+        "gguf",
+        kind,
+        sensitive,
+        file_type,
+        "llama.cpp",
+        "exact",
+        description,
+        default,
+    )
 
 
 _ALL = (
-    _row("f16", "float16, what every other GGUF is compared with"),
-    _row("bf16", "bfloat16: the range of float32, three bits less precision than float16"),
-    _row("q8_0", "8 bits, blocks of 32: no loss that a benchmark shows"),
-    _row("q4_0", "4 bits, blocks of 32: the fastest on small machines"),
-    _row("q5_0", "5 bits, blocks of 32"),
-    _row("q4_k_m", "4 bits, blocks of 256, more for the sensitive tensors: what most people take"),
-    _row("q5_k_m", "5 bits, blocks of 256, more for the sensitive tensors"),
-    _row("q6_k", "6 bits, blocks of 256"),
+    _row("f16", "F16", 1, "as the merge", default=True),
+    _row("bf16", "BF16", 32, "range of float32, three bits less precision", default=True),
+    _row("q8_0", "Q8_0", 7, "blocks of 32: no loss that a benchmark shows", default=True),
+    _row("q6_k", "Q6_K", 18, "blocks of 256, sub-blocks of 16", default=True),
+    _row(
+        "q5_k_m",
+        "Q5_K",
+        17,
+        "blocks of 256, mixture",
+        Sensitive("Q6_K", _MORE, "spread"),
+        Sensitive("Q6_K", ("attn_qkv",)),
+        default=True,
+    ),
+    _row("q5_0", "Q5_0", 8, "blocks of 32", default=True),
+    _row(
+        "q4_k_m",
+        "Q4_K",
+        15,
+        "blocks of 256, mixture: what most people take",
+        Sensitive("Q6_K", _MORE, "spread"),
+        Sensitive("Q5_K", ("attn_qkv",)),
+        default=True,
+    ),
+    _row("q4_0", "Q4_0", 2, "blocks of 32: the fastest on small machines", default=True),
 )
 FORMATS: dict[str, Format] = {entry.name: entry for entry in _ALL}

@@ -5,12 +5,27 @@ from __future__ import annotations
 from remerge.quantize.core.format import Format
 
 
-def _row(name: str, description: str) -> Format:
-    return Format(f"gptq_{name}", "gptq", "stable", "transformers", description)
+def _row(
+    bits: int, group: int, description: str, *, by_activation: bool = False, default: bool = False
+) -> Format:
+    shape = f"{bits}bit_{group}g" if group else f"{bits}bit"
+    return Format(
+        f"gptq_{shape}{'_actorder' if by_activation else ''}",
+        "gptq",
+        f"I{bits}",
+        (),
+        0,
+        "transformers",
+        "stable",
+        description,
+        default,
+        group,
+        by_activation,
+    )
 
 
 _ALL = (
-    _row("4bit_128g", "4 bits, groups of 128, calibrated, for transformers and vLLM"),
-    _row("4bit_128g_actorder", "the same, the largest inputs first"),
+    _row(4, 128, "groups of 128, fitted to a text", default=True),
+    _row(4, 128, "the same, the largest inputs first", by_activation=True),
 )
 FORMATS: dict[str, Format] = {entry.name: entry for entry in _ALL}

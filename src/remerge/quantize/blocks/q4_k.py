@@ -22,7 +22,7 @@ from numba import njit
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
 from remerge.quantize.blocks.q4_0 import is_finite_half, put_u16
-from remerge.quantize.gguf.superblocks import (
+from remerge.quantize.blocks.superblocks import (
     LANES,
     WIDTH,
     code_between,

@@ -1,0 +1,53 @@
+"""Which tensors a mixture spends more bits on, by the rules of a format's row.
+
+A mixture spends them where errors hurt most: on the value and down projections, and there often on
+the first and last eighth of the layers and every third between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from remerge.quantize.core.format import Format, Layers
+
+#: From so many query heads a key head on, a value projection is small enough for more bits.
+_GROUPED = 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of a model decides the types of its tensors.
+
+    `tied` is a model without an output matrix of its own, `experts` the number of experts of a
+    layer (0: it has none), `architecture` its name in GGUF.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    tied: bool = False
+    experts: int = 0
+    architecture: str = "llama"
+
+
+def is_among(rule: Layers, layer: int, layout: Layout) -> bool:
+    """Whether `layer` is one of those that `rule` is for."""
+    layers = layout.layers
+    if rule == "all":
+        return True
+    if rule == "grouped":
+        return layout.heads // layout.kv_heads >= _GROUPED
+    if rule == "spread":
+        eighth = layers // 8
+        return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+    ends = {"first 2": 2, "first 4": 4, "first L/8": layers // 8, "first L/16": layers // 16}
+    return layer < ends[rule]
+
+
+def type_by_rules(form: Format, part: str, layer: int, layout: Layout) -> str:
+    """The type of a matrix of a layer by the rules of the format alone, whatever its columns."""
+    for rule in form.sensitive:
+        named = part in rule.parts or ("ffn_down" in rule.parts and part.startswith("ffn_down"))
+        if named and is_among(rule.layers, layer, layout):
+            return rule.type
+    return form.type
