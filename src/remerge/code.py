@@ -29,6 +29,8 @@ NEUTRAL = (
     "files.py",
     "formatting.py",
     "lock_copy.py",
+    "locks.py",
+    "ownership.py",
     "progress.py",
     "recipes",
     "runtimes/loadable.py",

@@ -13,7 +13,7 @@ FLOW = [
     {"code", "errors", "formatting", "yaml_text"},
     {"watchdog"},
     {"extras", "files", "progress", "schema"},
-    {"lock_copy"},
+    {"lock_copy", "locks", "ownership"},
     {"kernels"},
     {"tensors"},
     {"architectures"},

@@ -115,7 +115,7 @@ def test_a_damaged_shard_is_made_again_and_the_others_are_kept(
     damaged = bytearray(files[first])
     damaged[-1] ^= 1
     first.write_bytes(damaged)
-    second.unlink()
+    second.rename(tmp_path / "aside")  # its inode is not given to another file
     third.with_name(f"{third.name}.done.json").write_text("[{}]")
     assert build_shards(plan, tmp_path, 2) == records
     assert {path: path.read_bytes() for path in files} == files

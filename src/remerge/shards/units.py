@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from remerge.errors import ToolError
-from remerge.files import publish, temporary_path
+from remerge.files import create, publish, temporary_path
 from remerge.progress import Bar, track
 from remerge.shards.layout import OutputTensor, Shard
 from remerge.shards.threads import require_ieee_arithmetic
@@ -91,8 +91,7 @@ class _ShardFile:
         """Create the temporary file at full size on first use."""
         with self._lock, _writing(self.path):
             if self._descriptor < 0:
-                flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
-                self._descriptor = os.open(self.temporary, flags, 0o644)
+                self._descriptor = create(self.temporary)
                 os.posix_fallocate(self._descriptor, 0, self.shard.nbytes)
                 os.pwrite(self._descriptor, self.shard.header, 0)
 

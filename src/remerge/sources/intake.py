@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from remerge.adapters.peft_config import CONFIG_NAME, check_adapter_config
 from remerge.adapters.peft_files import adapter_from_header
 from remerge.architectures.order import state_dict_order
 from remerge.errors import CheckpointError, RemergeError, SourceError, printable
-from remerge.files import disk_errors, open_atomic, require_spaces
-from remerge.shards.artefact import TOKENIZER_FILES, build, publish_folder, resume_key
+from remerge.files import disk_errors, open_atomic, publish_folder, require_spaces
+from remerge.locks import sole_writer
+from remerge.ownership import own_folder
+from remerge.shards.artefact import TOKENIZER_FILES, build, resume_key
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import check_layers
 from remerge.shards.units import CHUNK, Emit, record_path
@@ -278,20 +281,22 @@ def take_in_dataset(files: SourceFiles, out: Path | str, *, scratch: Path | str)
     pins = [[name, pin.sha256] for name, pin in sorted(source.files.items())]
     key = hashlib.sha256(json_text(["dataset", source.name, pins]).encode()).hexdigest()[:32]
     work = Path(scratch) / key
-    for leftover in [path for path in work.rglob(".*.partial") if path.is_file()]:
-        leftover.unlink()
-    names = [n for n, pin in source.files.items() if not _is_sound(work / n, pin)]
-    sizes = sum(source.files[name].size for name in names)
-    require_spaces([(work, sizes), files.space_for(names)], label)
-    files.expect(names)
-    with disk_errors(label, work):
+    with ExitStack() as held, disk_errors(label, work):
+        held.enter_context(sole_writer(out, label))
+        held.enter_context(sole_writer(work, label, wait=True))
+        work = own_folder(work)
+        for leftover in [path for path in work.rglob(".*.partial") if path.is_file()]:
+            leftover.unlink()
+        names = [n for n, pin in source.files.items() if not _is_sound(work / n, pin)]
+        sizes = sum(source.files[name].size for name in names)
+        require_spaces([(work, sizes), files.space_for(names)], label)
+        files.expect(names)
         for name in names:
             path = files.take(name)
             with path.open("rb") as reader, open_atomic(work / name) as writer:
                 shutil.copyfileobj(reader, writer, 1 << 20)
             files.unchanged(name)
             files.release(name)
-        out.parent.mkdir(parents=True, exist_ok=True)
         publish_folder(work, out)
 
 

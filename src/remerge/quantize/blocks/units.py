@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from remerge.code import ENCODING, digest_of
 from remerge.errors import ToolError, printable
 from remerge.files import require_spaces
+from remerge.ownership import own_folder
 from remerge.quantize.blocks.encoding import encode_rows, row_ranges
 from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.core.llama import LlamaTensor
@@ -88,7 +89,7 @@ def encoded_in_units(
     # All attempts at one output share the beginning of their name: those from another model or by
     # other code would stay for ever.
     attempts = hashlib.sha256(str(request.out.resolve()).encode()).hexdigest()[:16]
-    work = request.scratch / f"{attempts}-{_key(units, request.model)}"
+    work = own_folder(request.scratch / f"{attempts}-{_key(units, request.model)}")
     missing = [shard for shard in units.shards if not (work / shard.file).exists()]
     total = sum(shard.nbytes for shard in units.shards)
     needs = [(work, sum(shard.nbytes for shard in missing)), (request.out, total)]
