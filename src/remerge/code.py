@@ -38,6 +38,7 @@ NEUTRAL = (
     "stages/params.py",
     "stages/parent.py",
     "stages/running.py",
+    "stages/summary.py",
     "yaml_text.py",
 )
 

@@ -39,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
+    from remerge.progress import announce
     from remerge.runtimes.chat import Settings, open_model
     from remerge.vocabulary.prompts import ALPACA_STOP
 
@@ -49,9 +50,9 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         stop=() if options.raw else (ALPACA_STOP,),
     )
-    with closing(
-        open_model(options.model, context=options.context, threads=options.threads)
-    ) as speaker:
+    with announce(f"loading {options.model}"):
+        opened = open_model(options.model, context=options.context, threads=options.threads)
+    with closing(opened) as speaker:
         if options.prompt is not None:
             _Conversation(speaker, settings, options).answer(options.prompt)
         else:
