@@ -20,7 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from remerge.errors import CheckpointError, ToolError
+from remerge.errors import CheckpointError, RemergeError, ToolError
+from remerge.runtimes.loadable import require_known, require_loadable, require_whole
 from remerge.runtimes.offline import offline
 from remerge.runtimes.programs import (
     in_a_line,
@@ -29,6 +30,10 @@ from remerge.runtimes.programs import (
     open_llama_cpp,
     quant_at,
 )
+from remerge.watchdog import alive
+
+#: Parameters of a model that one thread runs fastest.
+SMALL = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -82,20 +87,27 @@ class Transformers:
 
     @offline()
     def __init__(self, folder: Path, threads: int) -> None:
+        require_loadable(folder)
         import torch
         import transformers
 
+        require_known(folder)
+        alive("load")
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        torch.set_num_threads(threads)
         try:
             # What unpacks a GPTQ folder draws bars, whatever it is told.
             with redirect_stderr(io.StringIO()):
                 self._load(folder)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        except RemergeError:
+            raise
+        except Exception as error:  # whatever a library makes of a file that anybody wrote
             raise ToolError(
                 f"{folder}: transformers does not load it ({in_a_line(error)})"
             ) from None
+        # Threads only hinder one another where a matrix product is done before the second wakes up.
+        small = self._model.num_parameters() < SMALL
+        torch.set_num_threads(1 if small else threads)
         self._context = int(getattr(self._model.config, "max_position_embeddings", 2048))
 
     def _load(self, folder: Path) -> None:
@@ -105,13 +117,16 @@ class Transformers:
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-        ).eval()
+            output_loading_info=True,
+        )
+        require_whole(loading, folder)
+        self._model = model.eval()
         if getattr(self._model.config, "quantization_config", None) is not None:
             with torch.no_grad():  # it is unpacked at its first use
                 self._model(torch.tensor([[0]]))
@@ -171,6 +186,7 @@ class LlamaCpp:
     """A GGUF file in llama.cpp, through `xllamacpp`."""
 
     def __init__(self, path: Path, context: int, threads: int) -> None:
+        alive("load")
         self._server = open_llama_cpp(path, context=context, threads=threads)
 
     def fits(self, prompt: str, tokens: int) -> bool:
@@ -199,6 +215,7 @@ class CTransformers:
     """A legacy GGML file in ctransformers' portable build."""
 
     def __init__(self, path: Path, context: int, threads: int) -> None:
+        alive("load")
         self._model: Any = open_ctransformers(path, context=context, threads=threads)
         self._context = context
 

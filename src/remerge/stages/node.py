@@ -21,8 +21,8 @@ from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name, promoted
 
 
-def make(name: str) -> None:
-    """Make the node `name`."""
+def make(name: str) -> Path:
+    """Make the node `name`; return its folder."""
     recipe, settings, tables = project()
     if name not in tables.nodes:
         raise RecipeError(f"the recipe has no node {name}; run `remerge sync`")
@@ -31,6 +31,7 @@ def make(name: str) -> None:
         _bake(recipe, name, node, settings)
     else:
         _merge(recipe, name, node, settings)
+    return Path(node.out)
 
 
 def _bake(recipe: Recipe, name: str, node: Node, settings: Execution) -> None:

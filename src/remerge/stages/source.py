@@ -16,8 +16,8 @@ from remerge.stages.project import project
 from remerge.stages.running import SCRATCH, item_name, run
 
 
-def fetch(name: str) -> None:
-    """Fetch the source `name` of the recipe."""
+def fetch(name: str) -> Path:
+    """Fetch the source `name` of the recipe; return its folder."""
     recipe, execution, tables = project()
     if name not in tables.fetch:
         raise RecipeError(
@@ -44,6 +44,7 @@ def fetch(name: str) -> None:
                 shard_bytes=recipe.shard_bytes,
                 threads=thread_count(),
             )
+    return out
 
 
 if __name__ == "__main__":
