@@ -26,6 +26,7 @@ _GROUPS = (
     (80, "Hostile hubs"),
     (90, "Others on the machine"),
     (100, "Tokenizers of formats"),
+    (110, "Models that are run"),
 )
 _HEAD = """\
 # Ways to fail and loads, each tried

@@ -33,6 +33,8 @@ NEUTRAL = (
     "ownership.py",
     "progress.py",
     "recipes",
+    "runtimes/loadable.py",
+    "runtimes/model_config.py",
     "schema.py",
     "stages/composed.py",
     "stages/composition.py",
@@ -40,6 +42,7 @@ NEUTRAL = (
     "stages/params.py",
     "stages/parent.py",
     "stages/running.py",
+    "watchdog.py",
     "yaml_text.py",
 )
 

@@ -131,10 +131,10 @@ def test_an_error_leaves_finished_shards_and_nothing_half_made(
     good = type(plan).compute
 
     class Failing(TiesPlan):
-        def compute(self, tensor, emit):  # type: ignore[no-untyped-def]
+        def compute(self, tensor):  # type: ignore[no-untyped-def]
             if tensor.name == last:
                 raise NumericError("as if a number were bad")
-            return good(self, tensor, emit)
+            return good(self, tensor)
 
     failing = Failing(**plan.__dict__)
     with pytest.raises(NumericError):

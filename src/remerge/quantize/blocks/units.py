@@ -31,7 +31,7 @@ from remerge.tensors.json_files import json_text, read_json
 from remerge.tensors.safetensors import TensorInfo
 
 if TYPE_CHECKING:
-    from remerge.shards.units import Emit, TensorRecord
+    from remerge.shards.units import Chunks, TensorRecord
 
 #: Encoded bytes of a unit, less than a merge's: a weight takes longer to encode than to merge.
 SHARD_BYTES = 256_000_000
@@ -54,12 +54,12 @@ class EncodePlan:
         """The checkpoint's tensor."""
         return [self.sources[tensor.name][0].info]
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         """Encode the tensor in the same steps as `encode`; no statistics."""
         source, name = self.sources[tensor.name]
         kind = TYPES[name]
         for start, stop in row_ranges(source, kind):
-            emit(encode_rows(source, kind, start, stop))
+            yield encode_rows(source, kind, start, stop)
         return {}
 
 
