@@ -37,6 +37,7 @@ from remerge.schema import nearest
 from remerge.stages.composed import KEY, overrides_in, record
 from remerge.stages.guard import (
     PROJECT,
+    check_arguments,
     check_composed,
     check_files,
     check_overrides,
@@ -187,6 +188,8 @@ def _load(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig
         forget_resolvers()
         check_files(conf)
         check_overrides(overrides)
+        if "dvc.repo.experiments" in sys.modules:
+            check_arguments(sys.argv[1:])
         parsed = OverridesParser.create().parse_overrides(overrides)
         kept, dropped, lists = [], [], {}
         for override, text in zip(parsed, overrides, strict=True):
