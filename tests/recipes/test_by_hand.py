@@ -35,7 +35,7 @@ def test_one_step_is_refused_with_its_command() -> None:
         "remerge ties models/base models/addition:0.5 models/lookup:0.33:2.0:truncate "
         "--elect count --dtype bfloat16 --out outputs/mine"
     )
-    assert wanted in line and "remerge merge FILE OUT" in line
+    assert wanted in line and "remerge new FOLDER --from FILE" in line
     assert "\n" not in line
 
 
