@@ -14,4 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from remerge.methods.method import Method
 
-STATEMENTS: dict[str, Method] = importlib.import_module("remerge.methods.registry").METHODS
+# Nobody who only reads a recipe waits for a compiler.
+with importlib.import_module("remerge.kernels.compiled").compiled_on_first_use():
+    STATEMENTS: dict[str, Method] = importlib.import_module("remerge.methods.registry").METHODS
