@@ -95,7 +95,16 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
         "gemma",
     ),
     "phi3": ("phi3", {"sliding_window": None, **rope()}, "sentencepiece"),
-    "phi3 longrope": ("phi3", {"sliding_window": None, **rope(**_LONGROPE)}, "sentencepiece"),
+    "phi3 longrope": (
+        "phi3",
+        {
+            "sliding_window": None,
+            "max_position_embeddings": 256,
+            "original_max_position_embeddings": 64,
+            **rope(**_LONGROPE),
+        },
+        "sentencepiece",
+    ),
     "granite": (
         "granite",
         {
@@ -224,7 +233,7 @@ def save_model(folder: Path, name: str, **changes: Any) -> Path:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model_type, settings, kind = MODELS[name]
-    dtype = changes.pop("dtype", torch.float32)
+    dtype = changes.pop("dtype", torch.float16)
     kind = changes.pop("tokenizer", kind)
     torch.manual_seed(20231)
     config = AutoConfig.for_model(model_type, **{**_sizes(model_type), **settings, **changes})

@@ -632,7 +632,9 @@ def _context(
 ) -> tuple[int, tuple[str, ...]]:
     """The context up to which llama.cpp attends to what transformers attends to."""
     window = config.get("sliding_window")
-    slides = row.window == "none" and type(window) is int and config.get("use_sliding_window", True)
+    if type(window) is not int or row.window != "none":
+        return sizes.context, ()
+    slides = bool(config.get("use_sliding_window", True))
     kinds = config.get("layer_types")
     if isinstance(kinds, list) and "sliding_attention" not in kinds:
         slides = False

@@ -20,8 +20,10 @@ from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.tensor import ModelTensor
-from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
+from remerge.quantize.core.tokenizer_files import read_tokenizer_files
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary_of
 from remerge.quantize.gguf.architectures import Model, read_model
+from remerge.quantize.gguf.byte_level import is_byte_level, read_byte_level
 from remerge.quantize.gguf.general import describe_for_people, further_ends
 from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.mixture import choose_type
@@ -50,11 +52,14 @@ def _describe_model(writer: GGUFWriter, model: Model, name: str, file_type: int)
 def _describe_vocabulary(
     writer: GGUFWriter, vocabulary: Vocabulary, ends: dict[str, int], template: str | None
 ) -> None:
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list([text.encode() for text in vocabulary.texts])
-    writer.add_token_scores(list(vocabulary.scores))
+    if vocabulary.scores:
+        writer.add_token_scores(list(vocabulary.scores))
     writer.add_token_types(list(vocabulary.kinds))
+    if vocabulary.merges:
+        writer.add_token_merges(list(vocabulary.merges))
     setters = {
         "bos": writer.add_bos_token_id,
         "eos": writer.add_eos_token_id,
@@ -69,7 +74,8 @@ def _describe_vocabulary(
             add(special[role])
     writer.add_add_bos_token(vocabulary.add_bos)
     writer.add_add_eos_token(vocabulary.add_eos)
-    writer.add_add_space_prefix(vocabulary.space_prefix)
+    if vocabulary.scores:
+        writer.add_add_space_prefix(vocabulary.space_prefix)
     if template is not None:
         writer.add_chat_template(template)
 
@@ -105,7 +111,9 @@ def prepare(request: Request) -> Prepared:
     """Read config, headers and tokenizer; CheckpointError for what a GGUF file cannot hold."""
     folder, form = request.model, request.form
     model = read_model(read_config(folder), open_checkpoint(folder))
-    vocabulary = read_vocabulary(folder, model.vocabulary)
+    files = read_tokenizer_files(folder)
+    read = read_byte_level if is_byte_level(files) else read_vocabulary_of
+    vocabulary = read(files, model.vocabulary)
     ends, more = further_ends(folder, vocabulary.texts, vocabulary.special["eos"])
     template = chat_template(folder, request.prompt)
     plan = [
