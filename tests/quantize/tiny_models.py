@@ -1,4 +1,4 @@
-"""Tiny random models of the architectures that GGUF files are written for, with a tokenizer each."""
+"""Tiny random models of the architectures of GGUF files, with a tokenizer each."""
 
 from __future__ import annotations
 
@@ -124,7 +124,14 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "starcoder2": ("starcoder2", {"sliding_window": None, "use_bias": True}, "starcoder"),
     "gpt2": (
         "gpt2",
-        {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "tie_word_embeddings": True},
+        {
+            "n_embd": 64,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 128,
+            "n_ctx": 128,
+            "tie_word_embeddings": True,
+        },
         "gpt-2",
     ),
 }

@@ -127,16 +127,16 @@ def _copied(path: Path, offset: int, record: TensorRecord) -> Iterator[bytes]:
 def _key(units: EncodePlan, model: Path) -> str:
     """A digest of all that decides the bytes of the units: model, types, layout and code."""
     sources = [
-        [
-            asdict(tensor)
-            | {"info": _named(tensor.info), "stacked": [*map(_named, tensor.stacked)]},
-            kind,
-        ]
+        [asdict(tensor) | {"info": None, "stacked": [*map(_named, _parts(tensor))]}, kind]
         for tensor, kind in units.sources.values()
     ]
     layout = [[s.file, hashlib.sha256(s.header).hexdigest()] for s in units.shards]
     described = [_identity(units, model), sources, layout, digest_of(*ENCODING)]
     return hashlib.sha256(json_text(described).encode()).hexdigest()[:32]
+
+
+def _parts(tensor: ModelTensor) -> tuple[TensorInfo, ...]:
+    return tensor.sources or (tensor.info,)
 
 
 def _named(info: TensorInfo) -> list[Any]:
@@ -149,8 +149,6 @@ def _identity(units: EncodePlan, model: Path) -> Any:
     said = read_json(manifest).get("model_id") if manifest.is_file() else None
     if isinstance(said, str):
         return said
-    stats = {
-        path: path.stat()
-        for path in sorted({i.path for t, _ in units.sources.values() for i in t.sources})
-    }
+    read = {info.path for tensor, _ in units.sources.values() for info in tensor.sources}
+    stats = {path: path.stat() for path in sorted(read)}
     return [[str(path.resolve()), s.st_size, s.st_mtime_ns] for path, s in stats.items()]

@@ -54,11 +54,27 @@ def positive_number(value: Any, key: str, where: str) -> float:
     return float(value)
 
 
+def rope_table(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Find the table of rope parameters, as transformers does; empty where there is none.
+
+    Raises:
+        CheckpointError: It is something else than a table.
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        table = config.get(key)
+        if table is not None and not isinstance(table, dict):
+            raise CheckpointError(
+                f"{where}: config.json: {key} is {printable(table, 40)}, not a table; write null "
+                "for a rope that is not scaled"
+            )
+        if table:
+            return table
+    return {}
+
+
 def _rope(config: dict[str, Any], where: str) -> tuple[float, float]:
     """Base frequency and linear scaling factor, from the old keys or from `rope_parameters`."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise CheckpointError(f"{where}: config.json: the rope parameters are not an object")
+    rope = rope_table(config, where)
     kind = rope.get("rope_type", rope.get("type", "default"))
     base = positive_number(
         rope.get("rope_theta", config.get("rope_theta", 10000.0)), "rope_theta", where
@@ -69,7 +85,7 @@ def _rope(config: dict[str, Any], where: str) -> tuple[float, float]:
         return base, positive_number(rope.get("factor"), "rope factor", where)
     raise CheckpointError(
         f"{where}: config.json: rope type {printable(kind, 40)!r} cannot be written; "
-        "only default and linear can"
+        "only default and linear can, and more in GGUF"
     )
 
 
@@ -78,7 +94,7 @@ def read_shape(config: dict[str, Any], where: str) -> LlamaShape:
     if config.get("model_type") != "llama":
         raise CheckpointError(
             f"{where}: config.json: model_type is {printable(config.get('model_type'), 40)!r}; "
-            "only llama can be quantized"
+            "only GGUF can be written for other architectures than llama"
         )
     if config.get("hidden_act", "silu") != "silu":
         raise CheckpointError(

@@ -57,8 +57,8 @@ class Vocabulary:
     """`texts`, `scores` and `kinds` have one entry a row of the embedding.
 
     `special` maps ``bos``, ``eos``, ``unk`` and ``pad`` to ids, where the model has them. `notes`
-    tell what was padded or left out. `model` and `pre` are llama.cpp's names of the tokenizer and of
-    what splits a text before it; byte-level tokens (``gpt2``) have `merges` in place of scores.
+    tell what was padded or left out. `model` and `pre` are llama.cpp's names of the tokenizer and
+    of what splits a text before it; byte-level tokens (``gpt2``) have `merges` in place of scores.
     """
 
     texts: tuple[str, ...]

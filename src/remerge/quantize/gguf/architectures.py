@@ -20,10 +20,10 @@ from typing import Any
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, RopeScalingType, get_tensor_name_map
 
 from remerge.errors import CheckpointError, printable
-from remerge.quantize.core.llama import positive_integer, positive_number
+from remerge.quantize.core.llama import positive_integer, positive_number, rope_table
 from remerge.quantize.core.mixture import Layout
 from remerge.quantize.core.tensor import ModelTensor
-from remerge.quantize.gguf.rope import Rope, read_rope, rope_table
+from remerge.quantize.gguf.rope import Rope, read_rope
 from remerge.tensors.checkpoint import Checkpoint
 from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.safetensors import TensorInfo
@@ -483,8 +483,8 @@ def _read_sizes(config: Mapping[str, Any], row: Architecture, where: str) -> Siz
         )
     if row.arch in _EVEN_HEADS and sizes.head_size * heads != hidden:
         raise CheckpointError(
-            f"{where}: config.json: head_dim is {sizes.head_size}; llama.cpp takes hidden_size over "
-            f"the number of heads, {hidden // heads}, for this architecture"
+            f"{where}: config.json: head_dim is {sizes.head_size}; llama.cpp takes hidden_size "
+            f"over the number of heads, {hidden // heads}, for this architecture"
         )
     return sizes
 
@@ -594,8 +594,8 @@ def _rope(
     rotated = int(sizes.head_size * share)
     if rotated != sizes.head_size and row.arch != MODEL_ARCH.PHI3:
         raise CheckpointError(
-            f"{where}: config.json: partial_rotary_factor is {share}; llama.cpp rotates whole heads "
-            "for this architecture"
+            f"{where}: config.json: partial_rotary_factor is {share}; llama.cpp rotates whole "
+            "heads for this architecture"
         )
     rope = read_rope(
         config, where, size=rotated, limit=sizes.context, table=table, default_base=row.base

@@ -15,17 +15,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
 
 from remerge.errors import CheckpointError, printable
-from remerge.quantize.core.llama import positive_integer, positive_number
+from remerge.quantize.core.llama import positive_integer, positive_number, rope_table
 
 #: What a runtime assumes where the table of yarn says nothing.
 _YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}
 #: Keys of yarn whose meaning no key of a GGUF file has.
 _YARN_OTHERS = ("mscale", "mscale_all_dim", "truncate", "attention_factor")
+#: Decimal digits of every step, so that no library's logarithm or power decides a bit.
+_DIGITS = 50
+_PI = Decimal("3.14159265358979323846264338327950288419716939937510582")
 
 
 @dataclass(frozen=True)
@@ -44,24 +48,6 @@ class Rope:
     betas: tuple[float, float] = (32.0, 1.0)
     factors: tuple[tuple[str, tuple[float, ...]], ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def rope_table(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Find the table of rope parameters, as transformers does; empty where there is none.
-
-    Raises:
-        CheckpointError: It is something else than a table.
-    """
-    for key in ("rope_scaling", "rope_parameters"):
-        table = config.get(key)
-        if table is not None and not isinstance(table, dict):
-            raise CheckpointError(
-                f"{where}: config.json: {key} is {printable(table, 40)}, not a table; write null "
-                "for a rope that is not scaled"
-            )
-        if table:
-            return table
-    return {}
 
 
 def read_rope(
@@ -98,10 +84,7 @@ def read_rope(
     if kind == "dynamic":
         return Rope(
             base,
-            notes=(
-                f"rope type dynamic: the same as transformers up to {limit} tokens, which is the "
-                "context of the file; beyond, llama.cpp does not stretch the base",
-            ),
+            notes=(f"rope type dynamic is not stretched beyond the context of {limit} tokens",),
         )
     factor = table.get("factor")
     if kind == "linear":
@@ -147,7 +130,7 @@ def _yarn(base: float, table: Mapping[str, Any], original: int, where: str) -> R
 def _llama3(
     base: float, table: Mapping[str, Any], original: int, size: int, where: str
 ) -> tuple[float, ...]:
-    """What each frequency is divided by, computed in float32 as transformers does."""
+    """What each frequency is divided by, exact but for one rounding to float32."""
     factor, low, high = (
         positive_number(table.get(key), f"rope {key}", where)
         for key in ("factor", "low_freq_factor", "high_freq_factor")
@@ -157,16 +140,19 @@ def _llama3(
             f"{where}: config.json: rope low_freq_factor {low} is not below high_freq_factor {high}"
         )
     factors = []
-    for place in range(0, size, 2):
-        wavelength = 2 * math.pi * base ** (place / size)
-        if wavelength < original / high:
-            factors.append(1.0)
-        elif wavelength > original / low:
-            factors.append(factor)
-        else:
-            smooth = (original / wavelength - low) / (high - low)
-            factors.append(1.0 / ((1.0 - smooth) / factor + smooth))
-    return tuple(float(np.float32(each)) for each in factors)
+    with localcontext() as context:
+        context.prec = _DIGITS
+        longest, shortest = Decimal(original) / Decimal(low), Decimal(original) / Decimal(high)
+        for place in range(0, size, 2):
+            wavelength = 2 * _PI * Decimal(base) ** (Decimal(place) / size)
+            if wavelength < shortest:
+                factors.append(Decimal(1))
+            elif wavelength > longest:
+                factors.append(Decimal(factor))
+            else:
+                smooth = (original / wavelength - Decimal(low)) / (Decimal(high) - Decimal(low))
+                factors.append(1 / ((1 - smooth) / Decimal(factor) + smooth))
+    return tuple(float(np.float32(float(each))) for each in factors)
 
 
 def _longrope(
@@ -184,12 +170,16 @@ def _longrope(
     stretch = table.get("factor")
     stretch = limit / original if stretch is None else positive_number(stretch, "factor", where)
     attention = table.get("attention_factor")
+    if attention is None and original < 2:
+        raise CheckpointError(f"{where}: config.json: longrope of an original context of 1")
     if attention is None:
-        grown = 1.0 + math.log(max(stretch, 1.0)) / math.log(original)
-        attention = math.sqrt(grown)
+        with localcontext() as context:
+            context.prec = _DIGITS
+            grown = 1 + Decimal(max(stretch, 1.0)).ln() / Decimal(original).ln()
+            attention = float(grown.sqrt())
     attention = positive_number(attention, "rope attention_factor", where)
     note = (
-        f"rope type longrope: llama.cpp takes the long factors once its context is set to more than "
-        f"{original} tokens, transformers once a text is longer"
+        f"rope type longrope: llama.cpp takes the long factors once its context is set to more "
+        f"than {original} tokens, transformers once a text is longer"
     )
     return Rope(base, "longrope", 1.0, original, attention, factors=tuple(lists), notes=(note,))
