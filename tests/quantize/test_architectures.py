@@ -16,6 +16,7 @@ import pytest
 
 from remerge.errors import CheckpointError
 from remerge.quantize import quantize
+from remerge.quantize.gguf.architectures import ARCHITECTURES
 from tests.quantize.runtimes import load_gguf
 from tests.quantize.tiny_models import MODELS, save_model
 
@@ -229,6 +230,12 @@ def test_files_are_those_of_the_converter(
         ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob is False"),
         ("gemma2", {"query_pre_attn_scalar": 100}, "query_pre_attn_scalar is 100"),
         ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping is null"),
+        ("gemma2", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30"),
+        ("qwen3", {"attention_bias": True}, "attention_bias is True; llama.cpp knows only false"),
+        ("starcoder2", {"use_bias": False}, "use_bias is False"),
+        ("olmo2", {"head_dim": 32}, "head_dim is 32; llama.cpp takes hidden_size over"),
+        ("mixtral", {"rope_scaling": {"rope_type": "llama3", "factor": 2}}, "rope low_freq_factor"),
         ("gemma3", {"layer_types": ["full_attention"] * 7}, "layer_types is another pattern"),
         ("smollm3", {"no_rope_layers": [1] * 5}, "no_rope_layers is another pattern"),
         ("gpt2", {"activation_function": "relu"}, "llama.cpp computes gelu_new"),
@@ -251,6 +258,24 @@ def test_what_llama_cpp_computes_otherwise_is_refused(
         quantize(folder, tmp_path / "out", "gguf_f16")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_defaults_are_those_of_transformers(name: str) -> None:
+    from transformers import AutoConfig
+
+    row = ARCHITECTURES[name]
+    config = AutoConfig.for_model(name)
+    found = {key: getattr(config, key, None) for key in row.defaults if key != "rope_theta"}
+    assert found == {key: value for key, value in row.defaults.items() if key != "rope_theta"}
+    rope = getattr(config, "rope_parameters", None) or {"rope_theta": 10000.0}
+    rope = rope.get("full_attention", rope)
+    assert rope["rope_theta"] == row.defaults.get("rope_theta", 10000.0)
+    assert getattr(config, row.epsilon) == row.defaults.get(row.epsilon, 1e-6)
+    assert config.tie_word_embeddings == row.defaults.get("tie_word_embeddings", False)
+    assert getattr(config, row.activation[0]) == row.activation[1]
+    window = row.defaults.get("sliding_window")
+    assert getattr(config, "sliding_window", None) == window
 
 
 def test_the_context_ends_where_a_sliding_window_begins_to_count(tmp_path: Path) -> None:

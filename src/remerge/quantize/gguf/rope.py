@@ -57,7 +57,6 @@ def read_rope(
     size: int,
     limit: int,
     table: Mapping[str, Any] | None = None,
-    default_base: float = 10000.0,
 ) -> Rope:
     """Read the rotary embedding of a model.
 
@@ -67,7 +66,6 @@ def read_rope(
         size: Rotated components of a head.
         limit: The model's context.
         table: The rope parameters, where they are not the configuration's own.
-        default_base: The base of the architecture, for a configuration that names none.
 
     Returns:
         The embedding.
@@ -78,7 +76,7 @@ def read_rope(
     table = rope_table(config, where) if table is None else table
     kind = table.get("rope_type", table.get("type", "default"))
     base = table.get("rope_theta", config.get("rope_theta"))
-    base = positive_number(default_base if base is None else base, "rope_theta", where)
+    base = positive_number(10000.0 if base is None else base, "rope_theta", where)
     if kind == "default":
         return Rope(base)
     if kind == "dynamic":

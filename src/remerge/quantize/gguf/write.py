@@ -22,11 +22,11 @@ from remerge.quantize.core.request import Request
 from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.tokenizer_files import read_tokenizer_files
 from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary_of
-from remerge.quantize.gguf.architectures import Model, read_model
 from remerge.quantize.gguf.byte_level import is_byte_level, read_byte_level
 from remerge.quantize.gguf.general import describe_for_people, further_ends
 from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.mixture import choose_type
+from remerge.quantize.gguf.model import Model, read_model
 from remerge.tensors.checkpoint import open_checkpoint, read_config
 from remerge.vocabulary.chat_template import chat_template
 
