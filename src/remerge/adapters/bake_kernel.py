@@ -32,7 +32,7 @@ _inline = njit(inline="always", error_model="numpy")
 
 
 @_inline
-def _low_rank_row(a_f64, b_row_f64, start, count, row_f64):
+def low_rank_row(a_f64, b_row_f64, start, count, row_f64):
     """row[j] = Σ_k b_row[k]·A[k, start+j]: the rows that four at a time leave over."""
     for j in range(count):
         row_f64[j] = 0.0
@@ -44,7 +44,7 @@ def _low_rank_row(a_f64, b_row_f64, start, count, row_f64):
 
 
 @_inline
-def _low_rank_four(a_f64, b_f64, first, start, count, rows_f64):
+def low_rank_four(a_f64, b_f64, first, start, count, rows_f64):
     """Rows of B from `first` on: what is read of A serves four of them, and four k are a pass."""
     rank = b_f64.shape[1]
     r0, r1, r2, r3 = rows_f64[0], rows_f64[1], rows_f64[2], rows_f64[3]
@@ -118,9 +118,9 @@ def bake_rows(weight, columns, a_f64, b_f64, scale, part):
         while row < last_row:
             rows = 4 if row + 4 <= last_row else 1
             if rows == 4:
-                _low_rank_four(a_f64, b_f64, row, start, count, rows_f64)
+                low_rank_four(a_f64, b_f64, row, start, count, rows_f64)
             else:
-                _low_rank_row(a_f64, b_f64[row], start, count, rows_f64[0])
+                low_rank_row(a_f64, b_f64[row], start, count, rows_f64[0])
             for i in range(rows):
                 element = (row + i) * columns + start
                 position = element - first_row * columns

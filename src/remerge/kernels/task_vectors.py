@@ -40,6 +40,7 @@ KEEP_ALL, KEEP_WINDOW, KEEP_RANDOM, KEEP_TABLE = 0, 1, 2, 3
 #:                none) does not
 #: key            of KEEP_RANDOM: kept are the entries whose draw is below `draw_limit`
 #: rescale        factor of what is kept; 1: nothing is multiplied
+#: share          what the donor adds to the divisor of the entries on which it agrees
 DONOR = np.dtype(
     [
         ("limits", np.uint32, (2,)),
@@ -48,6 +49,7 @@ DONOR = np.dtype(
         ("draw_limit", np.int64),
         ("rescale", np.float32),
         ("weight", np.float32),
+        ("share", np.float32),
     ],
     align=True,
 )
@@ -204,12 +206,12 @@ def add_chunk(base, models, donors, rule, table, part, kept):
                 divisor_f32[j] = zero
             for i in range(count_models):
                 delta = deltas[i]
-                weight = donors[i].weight
+                share = donors[i].share
                 for j in range(count):
                     turned = delta[j] if score_f32[j] >= zero else np.float32(-delta[j])
                     agrees = turned > zero
                     total_f32[j] = np.float32(total_f32[j] + (delta[j] if agrees else zero))
-                    divisor_f32[j] = np.float32(divisor_f32[j] + (weight if agrees else zero))
+                    divisor_f32[j] = np.float32(divisor_f32[j] + (share if agrees else zero))
             if normalize:
                 for j in range(count):
                     by = divisor_f32[j]

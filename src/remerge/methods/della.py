@@ -24,7 +24,8 @@ from remerge.methods.task_vectors import (
     Kept,
     asks_for_l1,
     density_parameter,
-    normalize_parameter,
+    normalize_parameters,
+    require_divisor,
     rescale_parameter,
     thinning,
 )
@@ -58,6 +59,7 @@ _add, _add_agreeing = thinning(kept_by_probability, asks_for_l1)
 
 
 def _examine(values: Values, where: str) -> None:
+    require_divisor(values, where)
     for density, epsilon in zip(values["density"], values["epsilon"], strict=True):
         if density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
             raise RecipeError(
@@ -88,7 +90,7 @@ DELLA = Method(
     source="Deep et al. 2024, arXiv 2406.11617",
     base="required",
     models=(1, None),
-    parameters=(*_PARAMETERS, normalize_parameter(True), ELECT),
+    parameters=(*_PARAMETERS, *normalize_parameters(True), ELECT),
     compute=_add_agreeing,
     examine=_examine,
 )
@@ -98,7 +100,7 @@ DELLA_LINEAR = Method(
     source="Deep et al. 2024, arXiv 2406.11617",
     base="required",
     models=(1, None),
-    parameters=(*_PARAMETERS, normalize_parameter(False)),
+    parameters=(*_PARAMETERS, *normalize_parameters(False)),
     compute=_add,
     examine=_examine,
 )

@@ -7,13 +7,14 @@ steps and their rounding stand in `docs/contract.md`, "Task arithmetic and its k
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from remerge.errors import NumericError, printable
+from remerge.errors import NumericError, RecipeError, printable
 from remerge.kernels.blocks import records
 from remerge.kernels.philox import ALL
 from remerge.kernels.sums import LANES
@@ -28,7 +29,7 @@ from remerge.kernels.task_vectors import (
     add_chunk,
     measure_chunk,
 )
-from remerge.methods.linear import NO_SUM, sum_of_weights
+from remerge.methods.linear import NO_SUM, nearly_zero, sum_of_weights
 from remerge.methods.method import WEIGHT, Chunks, Inputs, Parameter, Values
 from remerge.methods.slerp import significant
 from remerge.methods.stream import check, in_chunks, spans
@@ -52,9 +53,53 @@ SEED = Parameter(
 )
 
 
-def normalize_parameter(default: bool) -> Parameter:
-    """The switch `normalize`."""
-    return Parameter("normalize", "bool", "divide by the weights that agree", default=default)
+#: What a negative weight is in a divisor. The second can make it 0, or turn a sign back.
+DIVIDE_BY = Parameter(
+    "divide_by",
+    "choice",
+    "normalize by magnitudes of weights, or by weights with their signs, as mergekit does",
+    default="magnitudes",
+    choices=("magnitudes", "weights"),
+    mergekit="weights",
+)
+#: Donors of which all sums of weights are examined.
+_MOST_DONORS = 20
+
+
+def normalize_parameters(default: bool) -> tuple[Parameter, Parameter]:
+    """The switch `normalize`, and what it divides by."""
+    switch = Parameter("normalize", "bool", "divide by the weights that agree", default=default)
+    return switch, DIVIDE_BY
+
+
+def require_divisor(values: Values, where: str) -> None:
+    """RecipeError if weights with their signs may sum to nearly 0 where `normalize` divides by it.
+
+    With consensus any of the donors may agree, without it all do.
+    """
+    consensus = "elect" in values
+    weights = [float(np.float32(weight)) for weight in values["weight"]]
+    if not values["normalize"] or values["divide_by"] == "magnitudes" or min(weights) >= 0:
+        return
+    advice = "set divide_by: magnitudes, or normalize: false"
+    if consensus and len(weights) > _MOST_DONORS:
+        raise RecipeError(
+            f"{printable(where)}: of {len(weights)} donors with a negative weight among them some "
+            f"may agree whose weights sum to 0; {advice}"
+        )
+    for agreeing in _agreeing(weights) if consensus else [weights]:
+        if nearly_zero(agreeing):
+            raise RecipeError(
+                f"{printable(where)}: the weights {', '.join(f'{w:g}' for w in agreeing)} sum to "
+                f"nearly 0, by which normalize would divide; {advice}"
+            )
+
+
+def _agreeing(weights: Sequence[float]) -> Iterator[list[float]]:
+    """Every set of donors that can agree: those of weight 0 never do."""
+    some = [weight for weight in weights if weight]
+    for size in range(1, len(some) + 1):
+        yield from map(list, combinations(some, size))
 
 
 def rescale_parameter(default: bool) -> Parameter:
@@ -148,7 +193,7 @@ def add_task_vectors(
 
     Args:
         inputs: The tensor; not empty.
-        values: Parameters of the method: weight, lambda, normalize.
+        values: Parameters of the method: weight, lambda, normalize, divide_by.
         kept: What is kept of each donor.
         consensus: NONE, SUM or COUNT.
         match_l1: Multiply what is kept so that the sum of magnitudes is that of all entries.
@@ -156,7 +201,9 @@ def add_task_vectors(
     assert inputs.base is not None
     base, models = inputs.base.raw, [m.raw for m in inputs.models]
     count = len(models)
-    donors = _donors(kept, values["weight"])
+    by_magnitudes = values["divide_by"] == "magnitudes"
+    shares = [abs(weight) if by_magnitudes else weight for weight in values["weight"]]
+    donors = _donors(kept, values["weight"], shares)
     row = inputs.row if kept.kind == KEEP_TABLE else 1
     tables = _Tables(kept, count, inputs)
     factors = list(kept.factors or [None] * count)
@@ -169,7 +216,7 @@ def add_task_vectors(
             f"tensor {printable(inputs.name)!r}: what is kept is too small to be rescaled; keep "
             "more of it, or set rescale: false"
         )
-    divisor = sum_of_weights(values["weight"])
+    divisor = sum_of_weights(shares)
     divisor = np.float32(1) if abs(divisor) < NO_SUM else divisor
     counts = np.zeros(count, np.int64)
     tensors = records(models)
@@ -214,7 +261,7 @@ class _Tables:
         return self._buffer
 
 
-def _donors(kept: Kept, weights: Sequence[float]) -> np.ndarray:
+def _donors(kept: Kept, weights: Sequence[float], shares: Sequence[float]) -> np.ndarray:
     """DONOR [m], not rescaled."""
     donors = np.zeros(len(weights), DONOR)
     donors["limits"], donors["lasts"] = KEEP_NOTHING.threshold, -1
@@ -225,7 +272,7 @@ def _donors(kept: Kept, weights: Sequence[float]) -> np.ndarray:
         donors["key"] = kept.keys
     donors["draw_limit"] = kept.draw_limits or ALL
     donors["rescale"] = 1.0
-    donors["weight"] = weights
+    donors["weight"], donors["share"] = weights, shares
     return donors
 
 

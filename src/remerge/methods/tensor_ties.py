@@ -1,7 +1,8 @@
 """TIES as an entry of the merge table, with mergekit's names of parameters.
 
-Without `rescale` the kernels and diagnostics are those of `remerge ties`. With it, the steps of the
-methods on task vectors: the trim is the same. Source: Yadav et al. 2023 (arXiv 2306.01708).
+The kernels and diagnostics are those of `remerge ties`. With `rescale`, or divided by weights of
+which some are negative, the steps are those of the methods on task vectors; the trim is the same.
+Source: Yadav et al. 2023 (arXiv 2306.01708).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from remerge.methods.task_vectors import (
     Kept,
     add_task_vectors,
     density_parameter,
-    normalize_parameter,
+    normalize_parameters,
+    require_divisor,
     rescale_parameter,
 )
 from remerge.methods.ties_kernel import LANES, donor_records, merge_chunk, rule_record
@@ -40,11 +42,12 @@ def compute(inputs: Inputs, values: Values) -> Chunks:
     trims = find_trims(base, donors, inputs.size, keeps)
     if trims is None:
         raise bad_number(inputs)
-    if values["rescale"]:
+    signed = values["divide_by"] == "weights" and min(values["weight"]) < 0
+    if values["rescale"] or signed:
         none = Trim(KEEP_NOTHING.threshold, -1)
         kept = Kept(KEEP_WINDOW, trims=tuple((t, none) for t in trims), counts=tuple(keeps))
         consensus = ELECTIONS[values["elect"]]
-        return (yield from add_task_vectors(inputs, values, kept, consensus, match_l1=True))
+        return (yield from add_task_vectors(inputs, values, kept, consensus, values["rescale"]))
     yield from _ties(inputs, values, trims)
     return {"kept": keeps}
 
@@ -68,10 +71,9 @@ def _ties(inputs: Inputs, values: Values, trims: list[Trim]) -> Chunks:
 
 def _examine(values: Values, where: str) -> None:
     weights = values["weight"]
-    if any(weight < 0 for weight in weights):
-        raise RecipeError(f"{where}: a weight of ties is negative; it is a number ≥ 0")
     if weights and all(np.float32(weight) == 0 for weight in weights):
         raise RecipeError(f"{where}: the weights of all models are 0")
+    require_divisor(values, where)
 
 
 METHOD = Method(
@@ -83,7 +85,7 @@ METHOD = Method(
     parameters=(
         *COMMON,
         density_parameter(zero=False),
-        normalize_parameter(True),
+        *normalize_parameters(True),
         rescale_parameter(False),
         ELECT,
     ),

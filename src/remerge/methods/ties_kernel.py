@@ -9,6 +9,8 @@ rounding:
     μ = Σ_agreeing w·δ̂ / Σ_agreeing w     (0 for an empty set; the division is optional)
     y = rn(b + λ·μ)
 
+A negative weight negates its donor's task vector: w is |w| above, and δ̂ is −δ̂.
+
 Every loop is over one block and few arrays, without branches, so that the compiler makes vectors of
 it. Source: Yadav et al. 2023 (arXiv 2306.01708), section 3.2, steps 2 and 3.
 """
@@ -39,8 +41,16 @@ from remerge.methods.trim import Trim
 SAMPLE_RUN = 4096
 SAMPLE_STRIDE = 128
 LANES = 8
-#: What is kept of a donor (its `Trim`), and its weight.
-DONOR = np.dtype([("threshold", np.uint32), ("last", np.int64), ("weight", np.float32)], align=True)
+#: What is kept of a donor (its `Trim`), the magnitude of its weight, and whether that is negative.
+DONOR = np.dtype(
+    [
+        ("threshold", np.uint32),
+        ("last", np.int64),
+        ("weight", np.float32),
+        ("negated", np.bool_),
+    ],
+    align=True,
+)
 #: λ, and how the merged task vector is made.
 #: normalize       divide by the sum of the weights that agree
 #: elect_by_count  elect by the number of positive and negative entries, not by their sum
@@ -65,7 +75,8 @@ def donor_records(trims: Sequence[Trim], weights: Sequence[float]) -> np.ndarray
     donors = np.zeros(len(trims), DONOR)
     donors["threshold"] = [trim.threshold for trim in trims]
     donors["last"] = [trim.last for trim in trims]
-    donors["weight"] = weights
+    donors["weight"] = np.abs(weights)
+    donors["negated"] = np.less(weights, 0)
     return donors
 
 
@@ -85,6 +96,13 @@ def _drop_ties(delta_f32, count, threshold, first_dropped):
     for j in range(max(first_dropped, 0), count):
         equal = magnitude_bits(delta_f32[j]) == threshold
         delta_f32[j] = np.float32(0.0) if equal else delta_f32[j]
+
+
+@_inline
+def _negate(delta_f32, count):
+    """Turn every sign."""
+    for j in range(count):
+        delta_f32[j] = np.float32(-delta_f32[j])
 
 
 @_inline
@@ -242,6 +260,8 @@ def merge_chunk(base, models, donors, rule, part, gram, projections, counts):
             delta = delta_f32[i]
             cutoff = donors[i].threshold
             last = donors[i].last
+            if donors[i].negated:
+                _negate(delta, count)
             if start > last:
                 cutoff = u32(cutoff + u32(1))
             elif start + count - 1 > last:
