@@ -106,5 +106,6 @@ def load_gguf(path: Path, suite: Suite) -> LlamaCppModel:
         threads=1 if small else os.cpu_count() or 1,
         gpu=suite.device.startswith("cuda"),
         full_cache=suite.dtype in ("float64", "float32"),
+        own_template=suite.chat_template,
     )
     return LlamaCppModel(server, add_bos=suite.add_bos_token is not False, reuse=not small)

@@ -30,6 +30,7 @@ from remerge.evaluate.suite import Suite
 from remerge.evaluate.tasks import FEW_SHOT_SEED, data_files
 from remerge.runtimes.programs import missing, quant_at
 from remerge.tensors.json_files import write_json
+from remerge.watchdog import alive
 
 SEED = 1234
 
@@ -74,6 +75,12 @@ class Run:
     @cached_property
     def _model(self) -> Any:
         """Loaded when the first task needs it, so a finished run loads nothing."""
+        alive("load", about=str(self.folder))
+        model = self._load()
+        alive("step")
+        return model
+
+    def _load(self) -> Any:
         if self.quant and self.quant.runtime == "llama.cpp":
             from remerge.evaluate.llama_cpp import load_gguf
 
