@@ -33,6 +33,8 @@ setup-dev: .venv/dev.stamp ## add the tools of tests and lint, and every extra, 
 
 .venv/run.stamp: pyproject.toml $(addprefix requirements/,run.txt torch.txt torch-cpu.txt pip.txt)
 	@sh requirements/install.sh run
+	@echo "compiling kernels for this machine (a minute, once)" >&2
+	@python -m remerge.cli compile
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp requirements/dev.txt
@@ -50,6 +52,9 @@ lock: ## resolve pyproject.toml into requirements/*.txt, with the digests of eve
 
 repro: setup ## build the models of the recipe, their scores and the report
 	dvc repro
+	@git diff --quiet dvc.lock && echo "dvc.lock is unchanged: every artefact is the committed one" \
+		|| echo "dvc.lock has changed: git diff dvc.lock shows which outputs" >&2
+	@echo "open report/index.html"
 
 # Two clones with caches of their own, so that nothing is taken from here.
 verify: setup ## rebuild the commit twice in other surroundings and compare every artefact
