@@ -70,7 +70,7 @@ pull-models: setup ## take what push-models sent
 train: setup ## train the embedded family again (the committed weights are what repro uses)
 	python -m embedded.train
 
-.PHONY: params formats readme
+.PHONY: params formats readme layers docs
 
 params: setup ## compose params.yaml from conf/
 	python -m remerge.stages.compose
@@ -81,6 +81,12 @@ formats: setup ## write options, places and the docs' table from the rows of the
 readme: setup ## fill the picture and the tables of README.md from what was built
 	python docs/readme.py
 
+layers: setup-dev ## draw the layers of the code into docs/architecture.md
+	python docs/layers.py
+
+docs: setup-dev ## build the documentation as a site: build/site/index.html
+	python docs/site.py
+	mkdocs build --quiet
 ## Checks
 
 .PHONY: lint format test test-full

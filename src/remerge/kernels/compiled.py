@@ -6,9 +6,9 @@
 
 The compiler's own cache believes whatever lies in it: a file that was cut ends in a traceback, and
 machine code with a flipped bit is run. Here a file begins with the SHA-256 of the rest and with
-what it was compiled from and for; one that does not match is compiled again, without a word. A
-kernel is also compiled again when another file of its room changed: functions of those are inlined
-in it, and the compiler's own cache looks at the kernel's file alone.
+what it was compiled from and for; one that does not match is compiled again silently. A
+kernel is also compiled again when another file of its folder changed: functions of those are
+inlined in it, and the compiler's own cache looks at the kernel's file alone.
 
 Files lie in `__pycache__` beside the source, or below NUMBA_CACHE_DIR. What lies there is code that
 runs, so a folder that others can write to is passed over for a private one below ~/.cache. Where
