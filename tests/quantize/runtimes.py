@@ -148,7 +148,7 @@ def load_gguf(path: Path) -> LlamaCpp:
     kinds = fields["tokenizer.ggml.token_type"].contents()
     pairs = enumerate(zip(tokens, kinds, strict=True))
     plain = next(token for token, (text, kind) in pairs if kind == NORMAL and text.isalnum())
-    server = open_llama_cpp(path, context=CONTEXT, threads=1, full_cache=True)
+    server = open_llama_cpp(path, context=CONTEXT, threads=1, full_cache=True, own_template=True)
     return LlamaCpp(server, len(tokens), plain)
 
 

@@ -261,8 +261,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "normalizer": (lambda f: generic(f, normalizer={"type": "NFKC"}), "normalizer 'NFKC'"),
     "pre-tokenizer": (
+        lambda f: generic(f, pre_tokenizer={"type": "Whitespace"}),
+        "pre_tokenizer 'Whitespace'",
+    ),
+    "byte level": (
         lambda f: generic(f, pre_tokenizer={"type": "ByteLevel"}),
-        "pre_tokenizer 'ByteLevel'",
+        "llama.cpp has no byte_fallback for byte-level tokens",
     ),
     "missing merge": (_reverse_merges, "llama.cpp would join them"),
     "post-processor": (_post_process, "llama.cpp can add only the bos_token before"),

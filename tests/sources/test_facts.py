@@ -253,6 +253,9 @@ def test_another_base_is_another_recipe(hub: HubServer, tmp_path: Path) -> None:
     for params in (ours, meta):
         for section in ("fetch", "pins", "places", "composed"):
             del params[section]
+        # Files that runtimes read name the models that they were made of.
+        for item in params["quantize_eval"].values():
+            item.get("about", {}).pop("base_model", None)
         del params["recipe"]["base"], params["recipe"]["name"], params["recipe"]["pins"]
     assert ours == meta
 

@@ -130,7 +130,7 @@ def _kind(config: Mapping[str, Any], where: str) -> str:
     if isinstance(kind, str) and kind in _KNOWN:
         return kind
     shown = printable(kind, 40)
-    if kind in _NOT_WEIGHTS:
+    if isinstance(kind, str) and kind in _NOT_WEIGHTS:
         raise CheckpointError(
             f"{where}: peft_type is {shown}, which changes no weights: it cannot be baked"
         )

@@ -95,7 +95,8 @@ class Parameter:
             raise wanted
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wanted
-        if not math.isfinite(value) or not self.low <= value <= self.high or value in self.without:
+        # Compared before it is a float: an int may be too large for one.
+        if not self.low <= value <= self.high or value in self.without:
             raise wanted
         if self.kind == "int":
             if value != int(value):
