@@ -44,10 +44,16 @@ def is_among(rule: Layers, layer: int, layout: Layout) -> bool:
     return layer < ends[rule]
 
 
+def kind_of(part: str) -> str:
+    """What a part counts as in a rule: fused projections as values, all experts as one."""
+    if part in ("attn_qkv", "attn_kv_b"):
+        return "attn_v"
+    return "ffn_down" if part.startswith("ffn_down") else part
+
+
 def type_by_rules(form: Format, part: str, layer: int, layout: Layout) -> str:
     """The type of a matrix of a layer by the rules of the format alone, whatever its columns."""
     for rule in form.sensitive:
-        named = part in rule.parts or ("ffn_down" in rule.parts and part.startswith("ffn_down"))
-        if named and is_among(rule.layers, layer, layout):
+        if kind_of(part) in rule.parts and is_among(rule.layers, layer, layout):
             return rule.type
     return form.type

@@ -40,7 +40,6 @@ _ALL = (
         17,
         "blocks of 256, mixture",
         Sensitive("Q6_K", _MORE, "spread"),
-        Sensitive("Q6_K", ("attn_qkv",)),
         default=True,
     ),
     _row("q5_k_s", "Q5_K", 16, "blocks of 256"),
@@ -52,7 +51,6 @@ _ALL = (
         15,
         "blocks of 256, mixture: what most people take",
         Sensitive("Q6_K", _MORE, "spread"),
-        Sensitive("Q5_K", ("attn_qkv",)),
         default=True,
     ),
     _row(
@@ -86,7 +84,6 @@ _ALL = (
         13,
         "blocks of 256, large mixture",
         Sensitive("Q5_K", (*_MORE, "attn_output")),
-        Sensitive("Q4_K", ("attn_qkv",)),
     ),
     _row(
         "q3_k_m",
@@ -95,7 +92,7 @@ _ALL = (
         "blocks of 256, mixture",
         Sensitive("Q5_K", ("attn_v",), "first 2"),
         Sensitive("Q5_K", ("ffn_down",), "first L/16"),
-        Sensitive("Q4_K", (*_MORE, "attn_output", "attn_qkv")),
+        Sensitive("Q4_K", (*_MORE, "attn_output")),
     ),
     _row("q3_k_s", "Q3_K", 11, "blocks of 256"),
     _row(
