@@ -24,6 +24,7 @@ _GROUPS = (
     (60, "Recipes from others"),
     (70, "Readers"),
     (80, "Hostile hubs"),
+    (100, "Tokenizers of formats"),
 )
 _HEAD = """\
 # Ways to fail and loads, each tried

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fuzz.running import Target, checked, scratch
-from remerge.quantize.core.vocabulary import check_representable, read_vocabulary
+from remerge.quantize.core.vocabulary import read_vocabulary
 from remerge.recipes import pins
 from remerge.recipes.choice import parse_setting, read_choice, with_choice
 from remerge.recipes.graph import read_graph
@@ -91,9 +91,7 @@ def vocabulary(data: bytes) -> None:
             (folder / file).write_bytes(data[1:])
         elif file != "tokenizer.model" or pieces:
             (folder / file).write_bytes(content)
-    found = checked(lambda: read_vocabulary(folder, 8))
-    if found:
-        checked(lambda: check_representable(folder, found))
+    checked(lambda: read_vocabulary(folder, 8))
     checked(lambda: own_template(folder))
 
 

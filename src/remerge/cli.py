@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "plan": "say what a recipe downloads, keeps and takes, before anything runs",
     "use": "choose the recipe in use and values of its parameters, or show the choice",
     "pin": "resolve the sources of a recipe to commits and digests, or check that they hold",
+    "merge": "run a mergekit YAML file, with every method, exact to the bit",
     "bake": "bake a LoRA adapter into a model",
     "ties": "merge donors into a base by TIES (trim, elect sign, merge)",
     "gradient": "blend two models by a ratio that changes along them",
@@ -41,7 +42,7 @@ VERBS: dict[str, str] = {
 _SHARDS = "finished shards are kept, run it again to go on"
 #: What an interrupted verb keeps, where it keeps something.
 KEPT: dict[str, str] = {
-    **dict.fromkeys(("bake", "ties", "gradient"), _SHARDS),
+    **dict.fromkeys(("merge", "bake", "ties", "gradient"), _SHARDS),
     "score": "finished tasks and answers are kept, run it again to go on",
 }
 

@@ -50,7 +50,9 @@ _TIES = ("methods/ties.py", "methods/ties_kernel.py", "methods/trim.py", "merge"
 STAGES: dict[str, tuple[str, ...]] = {
     "fetch": (
         "adapters/fit.py",
+        "adapters/peft_config.py",
         "adapters/peft_files.py",
+        "adapters/updates.py",
         "architectures",
         "shards/artefact.py",
         "shards/layout.py",

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,89 @@ def read_yaml(path: Path) -> Any:
         ValueError: It is not a regular file, not UTF-8, not YAML, too long, too deep or too wide;
             the text is one line without the path.
     """
+    return parse_yaml(_read(path))
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a YAML file: its value, and the line of each entry by its path."""
+
+    value: Any
+    lines: dict[tuple[str | int, ...], int]
+
+    def line(self, path: Sequence[object]) -> int:
+        """The line of the entry at `path`, else of the nearest entry that holds it."""
+        known = tuple(step for step in path if isinstance(step, str | int))
+        while known and known not in self.lines:
+            known = known[:-1]
+        return self.lines.get(known, 1)
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Read all documents of a YAML file with the line of every entry; empty ones are left out.
+
+    Raises:
+        OSError, ValueError: As `read_yaml`; ValueError also for a key that a table has twice,
+            of which a parser would keep the last.
+    """
+    return parse_documents(_read(path))
+
+
+def parse_documents(data: bytes) -> list[Document]:
+    """The documents in `data`; see `read_documents`."""
+    if len(data) > SIZE_LIMIT:
+        raise ValueError(f"longer than {SIZE_LIMIT} bytes")
+    try:
+        text = data.decode()
+        _bound(text, None)
+        found = []
+        loader = _LOADER(text)
+        try:
+            while loader.check_node():
+                node = loader.get_node()
+                lines: dict[tuple[str | int, ...], int] = {}
+                _note_lines(node, (), lines)
+                value = loader.construct_document(node)
+                if value is not None:
+                    found.append(Document(value, lines))
+        finally:
+            loader.dispose()
+        return found
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _read(path: Path) -> bytes:
     # Without waiting: nobody may ever write to a FIFO.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as opened:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             raise ValueError("not a regular file")
-        data = opened.read(SIZE_LIMIT + 1)
-    return parse_yaml(data)
+        return opened.read(SIZE_LIMIT + 1)
+
+
+def _note_lines(
+    node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]
+) -> None:
+    """The line of every entry below `node`; ValueError for a key that a table has twice."""
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        for position, entry in enumerate(node.value):
+            _note_lines(entry, (*path, position), lines)
+    elif isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, entry in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if seen.setdefault(key.value, line) != line or (*path, key.value) in lines:
+                raise ValueError(
+                    f"line {line}: key {key.value[:80]!r} stands here and in line {seen[key.value]}"
+                )
+            lines[*path, key.value] = line
+            _note_lines(entry, (*path, key.value), lines)
 
 
 def parse_yaml(data: bytes, *, scalar: Callable[[str], None] | None = None) -> Any:

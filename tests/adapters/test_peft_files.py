@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from remerge.adapters.bake import plan_bake
-from remerge.adapters.peft_files import check_adapter_config, read_adapter
+from remerge.adapters.peft_config import check_adapter_config
+from remerge.adapters.peft_files import read_adapter
 from remerge.errors import CheckpointError
 from remerge.shards.artefact import build
 from remerge.tensors.checkpoint import open_checkpoint, read_f32
@@ -196,12 +197,17 @@ GOOD = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
 @pytest.mark.parametrize(
     "entry, says",
     [
-        ({"use_dora": True}, "use_dora=True is not supported; bake it with peft first"),
-        ({"peft_type": "IA3"}, "peft_type is IA3; only LORA"),
-        ({"bias": "all"}, "bias=all"),
+        ({"use_dora": 1}, "use_dora is 1, not true or false"),
+        ({"peft_type": "OFT"}, "peft_type is OFT; LORA, LOHA"),
+        ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING, which changes no weights"),
+        ({"bias": "some"}, "bias=some is not one of none, all, lora_only"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights=olora is not supported"),
+        ({"init_lora_weights": 1}, "init_lora_weights=1"),
+        ({"new_maths": 3}, "new_maths=3 is not supported or not known; bake it with peft"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora="),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights=pissa_niter_4"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
-        ({"target_parameters": ["experts"]}, "target_parameters"),
+        ({"target_parameters": "experts"}, "target_parameters is experts, not a list"),
         ({"r": 0}, "r is 0"),
         ({"use_rslora": "false"}, "use_rslora is false, not true or false"),
         ({"fan_in_fan_out": 1}, "fan_in_fan_out is 1"),
@@ -236,12 +242,16 @@ def test_two_tensors_for_one_place_are_refused(tmp_path: Path, twin: tuple[str, 
         read_adapter(tmp_path)
 
 
-def test_two_tensors_that_replace_one_weight_are_refused(tmp_path: Path) -> None:
+def test_a_module_saved_twice_must_be_the_same(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(GOOD | {"modules_to_save": ["head"]}))
     names = ("head.weight", "head.modules_to_save.default.weight")
     tensors = {f"base_model.model.{name}": torch.ones(4, 4) for name in names}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match=r"head.*more than once"):
+    (found,) = read_adapter(tmp_path).replacements.values()
+    assert found.name == f"base_model.model.{names[0]}"  # the one that peft reads
+    tensors[f"base_model.model.{names[1]}"][0, 0] = 2
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"head.*more than once, and .*other values"):
         read_adapter(tmp_path)
 
 

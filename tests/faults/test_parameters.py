@@ -63,7 +63,7 @@ def test_a_value_out_of_range_is_refused_by_key_before_anything_runs(tmp_path: P
         "+surprise=1",
         "ties.densty=1",
         "recipe.shard_bytes=1e9",
-        "recipe.merges.p1.models.addition.weight=-1",
+        "recipe.merges.p1.models.addition.weight=-1e39",
         "recipe.dtype=int8",
         "gradient.along=sideways",
     ):

@@ -8,9 +8,16 @@ import numpy as np
 from hypothesis import strategies as st
 
 from remerge.adapters.bake_kernel import bake_rows
-from remerge.kernels.blocks import BAD_INPUT, DEFAULT_BLOCK, RawTensor, address, addresses, codes
+from remerge.kernels.blocks import (
+    BAD_INPUT,
+    DEFAULT_BLOCK,
+    RawTensor,
+    address,
+    part_of,
+    records,
+)
 from remerge.methods.gradient_kernel import blend_chunk
-from remerge.methods.ties_kernel import LANES, is_observed_whole, merge_chunk
+from remerge.methods.ties_kernel import LANES, donor_records, merge_chunk, rule_record
 from remerge.methods.trim import find_trims
 from tests.kernels.reference import CODES
 
@@ -46,23 +53,13 @@ def ties_kernel(
     models = len(donors)
     gram, projections = np.zeros((models * models, LANES)), np.zeros((models, LANES))
     for begin, end in zip((0, *cuts), (*cuts, size), strict=True):
+        target = address(out[begin * ITEM[out_dtype] :])
         status = merge_chunk(
-            address(base_u8),
-            CODES[dtype],
-            addresses(tensors),
-            codes(tensors),
-            np.array([t.threshold for t in trims], np.uint32),
-            np.array([t.last for t in trims], np.int64),
-            np.array(weights, np.float32),
-            np.float32(lam),
-            normalize,
-            elect == "count",
-            begin,
-            end,
-            address(out[begin * ITEM[out_dtype] :]),
-            CODES[out_dtype],
-            block,
-            is_observed_whole(size),
+            base_raw.record,
+            records(tensors),
+            donor_records(trims, weights),
+            rule_record(lam, normalize, elect, size),
+            part_of(begin, end, target, CODES[out_dtype], block),
             gram,
             projections,
             np.zeros(3 + models, np.int64),
@@ -81,18 +78,9 @@ def blend_kernel(
 ) -> np.ndarray:
     size = first[1].size // ITEM[first[0]]
     out = np.empty(size * ITEM[out_dtype], np.uint8)
-    status = blend_chunk(
-        address(first[1]),
-        CODES[first[0]],
-        address(second[1]),
-        CODES[second[0]],
-        ratio,
-        0,
-        size,
-        address(out),
-        CODES[out_dtype],
-        block,
-    )
+    one, two = (RawTensor(raw, CODES[dtype]) for dtype, raw in (first, second))
+    part = part_of(0, size, address(out), CODES[out_dtype], block)
+    status = blend_chunk(one.record, two.record, ratio, part)
     if status:
         raise Bad(status)
     return out
@@ -109,17 +97,12 @@ def bake_kernel(
     rows, columns = b.shape[0], a.shape[1]
     out = np.empty(rows * columns * ITEM[out_dtype], np.uint8)
     status = bake_rows(
-        address(weight[1]),
-        CODES[weight[0]],
+        RawTensor(weight[1], CODES[weight[0]]).record,
         columns,
         np.ascontiguousarray(a, np.float64),
         np.ascontiguousarray(b, np.float64),
         scale,
-        0,
-        rows,
-        address(out),
-        CODES[out_dtype],
-        block,
+        part_of(0, rows, address(out), CODES[out_dtype], block),
     )
     if status:
         raise Bad(status)

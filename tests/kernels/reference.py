@@ -84,8 +84,9 @@ def ties(
             for delta, density in zip(deltas, densities, strict=True)
         ]
         result = np.empty_like(base)
+        kept = [-delta if w < 0 else delta for w, delta in zip(weights, kept, strict=True)]
         for j in range(base.size):
-            column = [(np.float32(w), d[j]) for w, d in zip(weights, kept, strict=True)]
+            column = [(np.float32(abs(w)), d[j]) for w, d in zip(weights, kept, strict=True)]
             score = zero
             for w, d in column:
                 score = score + (np.sign(d) if elect == "count" else w * d)

@@ -162,8 +162,10 @@ def task_vectors(
     lam: float,
     normalize: bool,
     consensus: str,
+    divide_by: str = "magnitudes",
 ) -> np.ndarray:
     """The shared steps; `keep` are masks."""
+    shares = [abs(w) for w in weight] if divide_by == "magnitudes" else weight
     finite([base, *models])
     deltas = [x - base for x in models]
     finite(deltas)
@@ -178,7 +180,7 @@ def task_vectors(
         parts.append(f32(weight[i]) * part)
     if consensus == "none":
         M = total(parts, base)
-        D = sum_weights(weight)
+        D = sum_weights(shares)
         D = F(1) if abs(D) < 1e-8 else D
         if normalize:
             M = M / D
@@ -190,7 +192,7 @@ def task_vectors(
         M = total([np.where(a, p, F(0)) for a, p in zip(agrees, parts, strict=True)], base)
         if normalize:
             D = total(
-                [np.where(a, f32(w), F(0)) for a, w in zip(agrees, weight, strict=True)], base
+                [np.where(a, f32(w), F(0)) for a, w in zip(agrees, shares, strict=True)], base
             )
             M = M / np.where(D == 0, F(1), D)
     return base + f32(lam) * M

@@ -34,6 +34,20 @@ CASES: dict[str, tuple[str, dict, int, bool]] = {
     "passthrough": ("passthrough", {"scale": 0.7}, 1, False),
     "task_arithmetic": ("task_arithmetic", {"weight": [0.3, -0.2, 1.0], "lambda": 0.9}, 3, True),
     "ties": ("ties", {"weight": [0.3, 0.5, 1.0], "density": 0.4}, 3, True),
+    "ties negated": ("ties", {"weight": [0.3, -0.5, 1.0], "density": 0.4}, 3, True),
+    "ties negated sum": (
+        "ties",
+        {"weight": [0.3, -0.5, 1.0], "density": 0.4, "normalize": False},
+        3,
+        True,
+    ),
+    "linear negated": ("linear", {"weight": [1.5, -0.7, 0.4]}, 3, False),
+    "task_arithmetic mean": (
+        "task_arithmetic",
+        {"weight": [0.3, -0.2, 1.0], "normalize": True},
+        3,
+        True,
+    ),
     "ties rescaled": ("ties", {"weight": 1.0, "density": 0.4, "rescale": True}, 3, True),
     "breadcrumbs": ("breadcrumbs", {"weight": 0.5, "density": 0.6, "gamma": 0.1}, 3, True),
     "breadcrumbs_ties": (

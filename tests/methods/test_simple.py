@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def arrays(family: dict) -> tuple[np.ndarray, list[np.ndarray]]:
 def test_linear_equals_the_reference(family: dict, data: st.DataObject, normalize: bool) -> None:
     _, models = arrays(family)
     weight = data.draw(st.lists(weights, min_size=len(models), max_size=len(models)))
-    if normalize and abs(reference.sum_weights(weight)) < 1e-8:
+    small = abs(reference.sum_weights(weight)) < 1e-8 or sums_to_nothing(weight, "none")
+    if normalize and small:
         with pytest.raises(RecipeError, match="sum to 0"):
             METHODS["linear"].resolve({"weight": weight}, len(models))
         return
@@ -82,15 +84,17 @@ def test_task_vectors_equal_the_reference(method: str, family: dict, data: st.Da
         "weight": each(weights),
         "lambda": data.draw(st.floats(-2, 2)),
         "normalize": data.draw(st.booleans()),
+        "divide_by": data.draw(st.sampled_from(["magnitudes", "weights"])),
     }
     consensus = "none"
     if method != "task_arithmetic":
         given["density"] = each(densities)
         given["rescale"] = data.draw(st.booleans())
     if method == "ties":
-        given["weight"] = [abs(w) for w in given["weight"]]
         given["weight"][0] = 1.0
-        given["rescale"] = True
+        # Without it, and divided by magnitudes, it is the kernel of TIES; see test_ties.
+        signed = given["divide_by"] == "weights" and min(given["weight"]) < 0
+        given["rescale"] = given["rescale"] or not signed
     if method.endswith("ties") or method == "della":
         consensus = given["elect"] = data.draw(st.sampled_from(["sum", "count"]))
     norm = "l1"
@@ -136,9 +140,44 @@ def test_task_vectors_equal_the_reference(method: str, family: dict, data: st.Da
             given["lambda"],
             given["normalize"],
             consensus,
+            given["divide_by"],
         )
 
+    divides = given["normalize"] and given["divide_by"] == "weights" and min(given["weight"]) < 0
+    if divides and sums_to_nothing(given["weight"], consensus):
+        with pytest.raises(RecipeError, match=r"sum to nearly 0.*divide_by: magnitudes"):
+            METHODS[method].resolve(given, count)
+        return
     same(method, family, True, given, expected)
+
+
+def sums_to_nothing(given: list[float], consensus: str) -> bool:
+    """Whether weights of donors that may agree cancel out; without consensus all agree."""
+    exact = [Fraction(float(np.float32(w))) for w in given]
+    if consensus == "none":
+        groups = [exact]
+    else:
+        groups = [
+            [w for i, w in enumerate(exact) if chosen >> i & 1] for chosen in range(2 ** len(exact))
+        ]
+    limit = Fraction(1, 10**6)
+    return any(abs(sum(g)) < limit * sum(map(abs, g)) for g in groups if any(g))
+
+
+@pytest.mark.parametrize("method", KIN)
+def test_negative_weight_negates_a_task_vector(method: str) -> None:
+    base = np.array([1.0, 2.0, 3.0, -4.0], np.float32)
+    delta = np.array([0.5, -0.25, 0.0, 1.0], np.float32)
+    typed = [("F32", x.view(np.uint8)) for x in (base, base + delta)]
+    family = {"shape": (4,), "base": typed[0], "models": typed[1:], "dtype": "F32"}
+    for normalize in (True, False):
+        given = {"weight": -1.0, "normalize": normalize}
+        data, _ = merged(method, inputs_of(family, True), given)
+        assert np.array_equal(np.frombuffer(data, np.float32), base - delta)
+    # mergekit divides by −1, which turns the sign back.
+    given = {"weight": -1.0, "normalize": True, "divide_by": "weights"}
+    data, _ = merged(method, inputs_of(family, True), given)
+    assert np.array_equal(np.frombuffer(data, np.float32), base + delta)
 
 
 @given(families(), st.data())

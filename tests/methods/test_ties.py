@@ -19,7 +19,7 @@ densities = st.one_of(
     st.sampled_from([1.0, 0.33, 0.5, 1e-9, math.nextafter(1.0, 0.0)]),
     st.floats(0, 1, exclude_min=True),
 )
-weights = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 1e-42]), st.floats(0, 100, width=32))
+weights = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 0.5, 1e-42]), st.floats(-100, 100, width=32))
 
 
 @st.composite
@@ -84,7 +84,9 @@ def test_small_tensors_equal_the_reference(case: dict) -> None:
 @given(merges(st.integers(SAMPLE_RUN - 2, 2 * SAMPLE_RUN + 70)), st.data())
 @settings(max_examples=25, deadline=None)
 def test_tensors_of_several_blocks_equal_the_reference(case: dict, data: st.DataObject) -> None:
-    check(case, cuts=[SAMPLE_RUN] if data.draw(st.booleans()) else [])
+    dtype, raw = case["base"]
+    longer = raw.size // ITEM[dtype] > SAMPLE_RUN
+    check(case, cuts=[SAMPLE_RUN] if longer and data.draw(st.booleans()) else [])
 
 
 @given(merges(st.integers(1, 70)), st.integers(0, 10_000), st.sampled_from(["nan", "inf", "-inf"]))

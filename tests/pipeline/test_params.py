@@ -131,7 +131,7 @@ def test_a_hub_id_and_a_path_have_a_label_of_their_own() -> None:
         ("gradient.values", "x", "gradient.values"),
         ("gradient.along", "sideways", "along"),
         ("surprise", 1, "unknown key 'surprise'"),
-        ("recipe.merges.p1.models.sorting", {"weight": -1}, "sorting.weight is -1"),
+        ("recipe.merges.p1.models.sorting", {"weight": -1e39}, "sorting.weight is -1e+39"),
         ("recipe.merges.p1.models.sorting", {"density": 2}, "sorting.density is 2"),
         ("recipe.merges.p1.models.a;reboot", {}, "must be 1 to 64"),
         ("recipe.merges.p1.models.-rf", {}, "must be 1 to 64"),

@@ -77,15 +77,33 @@ def test_llama_cpp_reads_an_added_token_as_one(with_chat_tokens: Path, tmp_path:
         assert np.array_equal(model.log_probabilities(ADDED[0]), model.log_probabilities(ids))
 
 
-def test_the_last_file_that_names_an_id_decides(folder: Path) -> None:
-    (folder / "added_tokens.json").write_text(json.dumps({"<a>": 336, "<b>": 337, "<c>": 338}))
-    listed = [{"id": i, "content": f"json {i}", "special": False} for i in (337, 338)]
-    edit_json(folder / "tokenizer.json", added_tokens=listed)
-    decoder = {"338": {"content": "decoder 338", "special": True}}
+def test_tokens_are_those_that_transformers_adds(make_llama: Callable[..., Path]) -> None:
+    from transformers import AutoTokenizer
+
+    folder = make_llama(extra_rows=4, num_hidden_layers=1)
+    (folder / "added_tokens.json").write_text(json.dumps({"<a>": 336, "<b>": 337}))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"pad_token": "<pad>", "additional_special_tokens": ["<b>"]})
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    vocabulary = read_vocabulary(folder, 340)
+    assert vocabulary.texts[336:] == ("<a>", "<b>", "<pad>", "[PAD339]")
+    assert vocabulary.texts[336:339] == tuple(tokenizer.convert_ids_to_tokens([336, 337, 338]))
+    assert vocabulary.kinds[336:] == (USER_DEFINED, CONTROL, CONTROL, UNUSED)
+    assert vocabulary.special["pad"] == tokenizer.pad_token_id == 338
+
+
+def test_a_decoder_in_the_settings_hides_the_older_files(make_llama: Callable[..., Path]) -> None:
+    from transformers import AutoTokenizer
+
+    folder = make_llama(extra_rows=2, num_hidden_layers=1)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "<pad>"}))
+    decoder = {"336": {"content": "<a>", "special": False}}
     edit_json(folder / "tokenizer_config.json", added_tokens_decoder=decoder)
-    vocabulary = read_vocabulary(folder, 339)
-    assert vocabulary.texts[336:] == ("<a>", "json 337", "decoder 338")
-    assert vocabulary.kinds[336:] == (CONTROL, USER_DEFINED, CONTROL)
+    assert AutoTokenizer.from_pretrained(folder).pad_token is None
+    vocabulary = read_vocabulary(folder, 338)
+    assert vocabulary.texts[336:] == ("<a>", "[PAD337]")
+    assert "pad" not in vocabulary.special
 
 
 def test_a_piece_may_be_given_another_reading(folder: Path) -> None:
@@ -93,15 +111,14 @@ def test_a_piece_may_be_given_another_reading(folder: Path) -> None:
     assert plain.kinds[300:302] == (NORMAL, NORMAL)
     decoder = {
         "1": {"content": "<s>", "special": True},
-        "300": {"content": "<|user|>", "special": True},
+        "300": {"content": plain.texts[300], "special": True},
         "301": {"content": plain.texts[301], "special": False},
     }
     edit_json(folder / "tokenizer_config.json", added_tokens_decoder=decoder)
     vocabulary = read_vocabulary(folder, 336)
-    assert (vocabulary.texts[300], vocabulary.kinds[300]) == ("<|user|>", CONTROL)
-    assert (vocabulary.texts[301], vocabulary.kinds[301]) == (plain.texts[301], USER_DEFINED)
+    assert vocabulary.texts == plain.texts
+    assert vocabulary.kinds[300:302] == (CONTROL, USER_DEFINED)
     # What was special from the first is listed again by every tokenizer and stays what it is.
-    assert vocabulary.texts[:300] == plain.texts[:300]
     assert vocabulary.scores[:300] == plain.scores[:300]
     assert vocabulary.kinds[:300] == plain.kinds[:300]
 
@@ -124,7 +141,7 @@ def test_the_end_of_text_is_found_by_name_then_by_id(
     edit_json(folder / "config.json", **config)
     vocabulary = read_vocabulary(folder, 336)
     assert vocabulary.special["eos"] == eos
-    told = [note for note in vocabulary.notes if "<|nowhere|>" in note]
+    told = [note for note in vocabulary.notes if "eos_token <|nowhere|>" in note]
     assert len(told) == (settings["eos_token"] == "<|nowhere|>")
 
 
@@ -139,10 +156,19 @@ def test_a_name_that_is_null_does_not_hide_the_one_of_the_other_file(folder: Pat
 def test_a_model_that_no_token_ends_is_refused(
     folder: Path, tmp_path: Path, text: Path, name: str
 ) -> None:
-    edit_json(folder / "tokenizer_config.json", eos_token=None)
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    (folder / "tokenizer.model").unlink()
+    listed = json.loads((folder / "tokenizer.json").read_text())["added_tokens"][:2]
+    edit_json(folder / "tokenizer.json", added_tokens=listed)
+    edit_json(
+        folder / "tokenizer_config.json",
+        tokenizer_class="PreTrainedTokenizerFast",
+        eos_token=None,
+        extra_special_tokens=None,
+    )
     edit_json(folder / "config.json", eos_token_id=None)
-    decoder = {"2": {"content": "word", "special": False}}
-    edit_json(folder / "tokenizer_config.json", added_tokens_decoder=decoder)
     with pytest.raises(CheckpointError, match="which token ends a text"):
         quantize(folder, tmp_path / "out", name, calibration=text)
 
@@ -166,21 +192,21 @@ def test_padding_rows_are_unused_and_tokens_without_a_row_are_told(
     make_llama: Callable[..., Path],
 ) -> None:
     folder = make_llama(extra_rows=3, num_hidden_layers=1)
-    (folder / "added_tokens.json").write_text(json.dumps({"<pad>": 336, "word": 337, "<far>": 400}))
-    vocabulary = read_vocabulary(folder, 339)
-    assert vocabulary.texts[336:] == ("<pad>", "word", "[PAD338]")
-    assert vocabulary.kinds[336:] == (CONTROL, USER_DEFINED, UNUSED)
-    assert vocabulary.notes == (
-        "token 400 (<far>) has no row in the embedding: left out",
-        "1 rows of the embedding have no token: padded",
-    )
+    (folder / "added_tokens.json").write_text(json.dumps({"<pad>": 336, "word": 337, "<far>": 338}))
+    short, long = read_vocabulary(folder, 338), read_vocabulary(folder, 340)
+    assert short.texts[336:] == ("<pad>", "word")
+    assert short.notes == ("token 338 (<far>) has no row in the embedding: left out",)
+    assert long.texts[336:] == ("<pad>", "word", "<far>", "[PAD339]")
+    assert long.kinds[336:] == (USER_DEFINED, USER_DEFINED, USER_DEFINED, UNUSED)
+    assert long.notes == ("1 rows of the embedding have no token: padded",)
 
 
 @pytest.mark.parametrize("key", ["9" * 5000, "9" * 13, "\u0661", "\u00b2", "-1", "", "1 "])
-def test_a_key_that_is_no_token_number_is_passed_over(folder: Path, key: str) -> None:
+def test_a_key_that_is_no_token_number_is_refused(folder: Path, key: str) -> None:
     entry = {"content": "<x>", "special": True}
     edit_json(folder / "tokenizer_config.json", added_tokens_decoder={key: entry})
-    assert "<x>" not in read_vocabulary(folder, VOCABULARY).texts
+    with pytest.raises(CheckpointError, match="is no token's number"):
+        read_vocabulary(folder, VOCABULARY)
 
 
 def test_a_token_of_a_megabyte_is_refused_at_once(tmp_path: Path) -> None:

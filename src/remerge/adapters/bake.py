@@ -14,14 +14,17 @@ import numpy as np
 
 from remerge.adapters.bake_kernel import bake_rows, cast_chunk
 from remerge.adapters.fit import fit_adapter
-from remerge.adapters.peft_files import Adapter, LowRankUpdate
+from remerge.adapters.formulas import WeightRows, rows_of, stored_factors
+from remerge.adapters.peft_files import Adapter
+from remerge.adapters.update_kernel import round_f64
+from remerge.adapters.updates import LowRankUpdate, Update
 from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import DEFAULT_BLOCK, address
-from remerge.shards.chunks import emit_chunks, name_bad_number
+from remerge.kernels.blocks import DEFAULT_BLOCK, OK, OVERFLOW, RawTensor
+from remerge.shards.chunks import emit_chunks
 from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Emit
-from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes, read_f32
+from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes
 from remerge.tensors.compatibility import Note, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.safetensors import TensorInfo
@@ -55,13 +58,12 @@ class BakePlan:
     def details(self) -> dict[str, Any]:
         """What the adapter's config says: a folder's model id is of its weights alone."""
         updates = self.adapter.updates
-        return {n: [u.a.shape[0], u.scale, u.transposed] for n, u in updates.items()}
+        return {name: update.described() for name, update in updates.items()}
 
     def reads(self, tensor: OutputTensor) -> list[TensorInfo]:
-        """The input tensors that `compute` maps: the weight, and A and B of its update."""
+        """The input tensors that `compute` maps: the weight, and those of its update."""
         update = self.adapter.updates.get(tensor.name)
-        factors = [update.a, update.b] if update else []
-        return [*self._weight(tensor).values(), *factors]
+        return [*self._weight(tensor).values(), *(update.infos() if update else ())]
 
     def _weight(self, tensor: OutputTensor) -> dict[str, TensorInfo]:
         """The weight before its update, by the label of whose it is."""
@@ -71,66 +73,53 @@ class BakePlan:
         return {self.model.label: self.tensors[tensor.name]}
 
     def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
-        """Bake one tensor; its statistics are the rank and scale of its update."""
+        """Bake one tensor; its statistics are those of its update, such as rank and scale."""
         update = self.adapter.updates.get(tensor.name)
-        if update is not None:
+        if update is None:
+            self._cast(tensor, emit)
+            return {"replaced": True} if tensor.name in self.adapter.replacements else {}
+        if isinstance(update, LowRankUpdate) and update.magnitude is None:
             self._bake(tensor, update, emit)
-            return {"rank": update.a.shape[0], "scale": update.scale}
-        self._cast(tensor, emit)
-        return {"replaced": True} if tensor.name in self.adapter.replacements else {}
+        else:
+            self._update(tensor, update, emit)
+        return update.statistics()
 
     def _bake(self, tensor: OutputTensor, update: LowRankUpdate, emit: Emit) -> None:
+        """The plain LoRA, in one kernel."""
         inputs = self._weight(tensor)
         (info,) = inputs.values()
-        a_f64, b_f64 = _factor(update.a, self.adapter.label), _factor(update.b, self.adapter.label)
-        if update.transposed:
-            # (B·A)ᵀ = Aᵀ·Bᵀ, and each product commutes: the sum over k keeps its order.
-            a_f64, b_f64 = np.ascontiguousarray(b_f64.T), np.ascontiguousarray(a_f64.T)
+        a_f64, b_f64 = stored_factors(update, self.adapter.label)
         columns = tensor.shape[1]
-        raw = raw_bytes(info)
+        weight = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
 
-        def bake(first: int, last: int, out: np.uint64) -> int:
-            return bake_rows(
-                address(raw),
-                KERNEL_CODE[info.dtype],
-                columns,
-                a_f64,
-                b_f64,
-                update.scale,
-                first,
-                last,
-                out,
-                KERNEL_CODE[tensor.dtype],
-                self.block,
-            )
+        def bake(part: np.void) -> int:
+            return bake_rows(weight.record, columns, a_f64, b_f64, update.scale, part)
 
-        emit_chunks(tensor, emit, bake, inputs, row=columns)
+        emit_chunks(tensor, emit, bake, inputs, block=self.block, row=columns)
+
+    def _update(self, tensor: OutputTensor, update: Update, emit: Emit) -> None:
+        """Any other update: its rows in float64, each rounded once."""
+        inputs = self._weight(tensor)
+        ((label, info),) = inputs.items()
+        weight = WeightRows(info, label)
+        rows = rows_of(update, weight, self.adapter.label)
+
+        def bake(part: np.void) -> int:
+            first, last = int(part["begin"]), int(part["end"])
+            new_f64 = np.ascontiguousarray(rows(weight.read(first, last), first, last))
+            return OK if round_f64(new_f64.reshape(-1), part) else OVERFLOW
+
+        emit_chunks(tensor, emit, bake, inputs, block=DEFAULT_BLOCK, row=weight.width)
 
     def _cast(self, tensor: OutputTensor, emit: Emit) -> None:
         inputs = self._weight(tensor)
         (info,) = inputs.values()
-        raw = raw_bytes(info)
+        source = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
 
-        def cast(begin: int, end: int, out: np.uint64) -> int:
-            return cast_chunk(
-                address(raw),
-                KERNEL_CODE[info.dtype],
-                begin,
-                end,
-                out,
-                KERNEL_CODE[tensor.dtype],
-                DEFAULT_BLOCK,
-            )
+        def cast(part: np.void) -> int:
+            return cast_chunk(source.record, part)
 
-        emit_chunks(tensor, emit, cast, inputs)
-
-
-def _factor(info: TensorInfo, label: str) -> np.ndarray:
-    """A or B as float64, or NumericError for a NaN or Inf in it."""
-    values = read_f32(info)
-    if not np.isfinite(values).all():
-        raise name_bad_number({label: info}, info.name)
-    return values.reshape(info.shape).astype(np.float64)
+        emit_chunks(tensor, emit, cast, inputs, block=DEFAULT_BLOCK)
 
 
 def plan_bake(
@@ -153,8 +142,9 @@ def plan_bake(
     adapter, tensors = fitted.adapter, fitted.tensors
     notes += fitted.notes
     for name, update in adapter.updates.items():
-        if not np.isfinite(update.scale):
-            raise NumericError(f"{adapter.label}: scale of {printable(name)!r} is {update.scale}")
+        scale = getattr(update, "scale", 1.0)
+        if not np.isfinite(scale):
+            raise NumericError(f"{adapter.label}: scale of {printable(name)!r} is {scale}")
     notes += [
         Note(adapter.label, name, "whole tensor replaced by one saved with the adapter")
         for name in adapter.replacements

@@ -1,6 +1,6 @@
 """Baking a low-rank adapter into a weight, rows at a time.
 
->>> bake_rows(address(weight_u8), code, columns, a_f64, b_f64, scale, first_row, last_row, ...)
+>>> bake_rows(weight.record, columns, a_f64, b_f64, scale, part)
 
     D[i,j] = Σ_k B[i,k]·A[k,j]        float64, k ascending from +0
     W'     = rn(f64(W) + s·D)         product and sum rounded in float64, then once to the output
@@ -19,6 +19,7 @@ from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
     OVERFLOW,
+    RECORDS,
     all_finite,
     narrow_block,
     pointer,
@@ -31,7 +32,7 @@ _inline = njit(inline="always", error_model="numpy")
 
 
 @_inline
-def _low_rank_row(a_f64, b_row_f64, start, count, row_f64):
+def low_rank_row(a_f64, b_row_f64, start, count, row_f64):
     """row[j] = Σ_k b_row[k]·A[k, start+j]: the rows that four at a time leave over."""
     for j in range(count):
         row_f64[j] = 0.0
@@ -43,7 +44,7 @@ def _low_rank_row(a_f64, b_row_f64, start, count, row_f64):
 
 
 @_inline
-def _low_rank_four(a_f64, b_f64, first, start, count, rows_f64):
+def low_rank_four(a_f64, b_f64, first, start, count, rows_f64):
     """Rows of B from `first` on: what is read of A serves four of them, and four k are a pass."""
     rank = b_f64.shape[1]
     r0, r1, r2, r3 = rows_f64[0], rows_f64[1], rows_f64[2], rows_f64[3]
@@ -78,40 +79,36 @@ def _low_rank_four(a_f64, b_f64, first, start, count, rows_f64):
 
 
 @_inline
-def _add_row(
-    weight, weight_code, element, count, scale, row_f64, weight_f32, out, out_code, position
-):
-    """W' of `count` weights from `element` on, stored at `position` of `out`; returns a status."""
-    widen_block(weight, weight_code, element, count, weight_f32)
+def _add_row(weight, element, count, scale, row_f64, weight_f32, part, position):
+    """W' of `count` weights from `element` on, stored at `position` of the PART; a status."""
+    widen_block(weight, element, count, weight_f32)
     if not all_finite(weight_f32, count):
         return BAD_INPUT
-    if out_code == F32:
-        out_f32 = carray(pointer(out + np.uint64(4) * np.uint64(position)), count, np.float32)
+    if part.code == F32:
+        out_f32 = carray(
+            pointer(part.address + np.uint64(4) * np.uint64(position)), count, np.float32
+        )
         for j in range(count):
             out_f32[j] = np.float32(np.float64(weight_f32[j]) + scale * row_f64[j])
         return OK if all_finite(out_f32, count) else OVERFLOW
     for j in range(count):
         weight_f32[j] = f64_to_odd_f32(np.float64(weight_f32[j]) + scale * row_f64[j])
-    return OK if narrow_block(weight_f32, count, out_code, out, position) else OVERFLOW
+    return OK if narrow_block(weight_f32, count, part, position) else OVERFLOW
 
 
-@kernel(
-    "int64(uint64, int64, int64, float64[:,::1], float64[:,::1], float64, int64, int64, uint64,"
-    " int64, int64)"
-)
-def bake_rows(
-    weight, weight_code, columns, a_f64, b_f64, scale, first_row, last_row, out, out_code, block
-):
-    """Bake rows [first_row, last_row) of one weight; the first result goes to the address `out`.
+@kernel("int64(tensor, int64, float64[:,::1], float64[:,::1], float64, part)", **RECORDS)
+def bake_rows(weight, columns, a_f64, b_f64, scale, part):
+    """Bake some rows of one weight.
 
-    weight   address where the whole weight [rows, columns] of type `weight_code` begins
+    weight   TENSOR of shape [rows, columns]
     a_f64    float64 [r, columns] and `b_f64` float64 [rows, r]: A and B, widened from float32
     scale    float64
-    block    columns a step; does not change the result
+    part     begin and end are rows, block is columns a step
 
     Returns OK, BAD_INPUT (some weight is NaN or Inf) or OVERFLOW (some W' is beyond the output
     type). A and B are checked by the caller.
     """
+    first_row, last_row, block = part.begin, part.end, part.block
     weight_f32 = np.empty(block, np.float32)
     rows_f64 = np.empty((4, block), np.float64)
     # Columns outside: a strip of A stays in the cache while all rows use it.
@@ -121,23 +118,14 @@ def bake_rows(
         while row < last_row:
             rows = 4 if row + 4 <= last_row else 1
             if rows == 4:
-                _low_rank_four(a_f64, b_f64, row, start, count, rows_f64)
+                low_rank_four(a_f64, b_f64, row, start, count, rows_f64)
             else:
-                _low_rank_row(a_f64, b_f64[row], start, count, rows_f64[0])
+                low_rank_row(a_f64, b_f64[row], start, count, rows_f64[0])
             for i in range(rows):
                 element = (row + i) * columns + start
                 position = element - first_row * columns
                 status = _add_row(
-                    weight,
-                    weight_code,
-                    element,
-                    count,
-                    scale,
-                    rows_f64[i],
-                    weight_f32,
-                    out,
-                    out_code,
-                    position,
+                    weight, element, count, scale, rows_f64[i], weight_f32, part, position
                 )
                 if status != OK:
                     return status
@@ -145,15 +133,16 @@ def bake_rows(
     return OK
 
 
-@kernel("int64(uint64, int64, int64, int64, uint64, int64, int64)")
-def cast_chunk(source, source_code, begin, end, out, out_code, block):
-    """Round elements [begin, end) to the output type: tensors that no adapter touches."""
+@kernel("int64(tensor, part)", **RECORDS)
+def cast_chunk(source, part):
+    """Round a part of a tensor to the output type: tensors that no adapter touches."""
+    begin, end, block = part.begin, part.end, part.block
     values_f32 = np.empty(block, np.float32)
     for start in range(begin, end, block):
         count = min(block, end - start)
-        widen_block(source, source_code, start, count, values_f32)
+        widen_block(source, start, count, values_f32)
         if not all_finite(values_f32, count):
             return BAD_INPUT
-        if not narrow_block(values_f32, count, out_code, out, start - begin):
+        if not narrow_block(values_f32, count, part, start - begin):
             return OVERFLOW
     return OK

@@ -14,12 +14,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from remerge.adapters.peft_files import Adapter, LowRankUpdate
+from remerge.adapters.peft_config import CONFIG_NAME
+from remerge.adapters.peft_files import (
+    Adapter,
+    ParameterPair,
+    is_in_saved_module,
+    rank_of,
+    scale_of,
+)
+from remerge.adapters.updates import (
+    BiasShift,
+    ExpertsUpdate,
+    LowRankUpdate,
+    Rescaling,
+    TokenRows,
+    Update,
+    VeraUpdate,
+)
 from remerge.architectures.heads import Head, head_of, is_tied
-from remerge.architectures.layers import is_conv1d
+from remerge.architectures.layers import experts_are_transposed, is_conv1d
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.compatibility import Note
+from remerge.tensors.compatibility import TOKEN_TENSORS, Note
 from remerge.tensors.safetensors import TensorInfo
+
+#: Updates of a weight that may be stored either way.
+Oriented = LowRankUpdate | VeraUpdate | Rescaling
 
 #: The modules that peft ties when an adapter asks for `ensure_weight_tying`.
 _TIED_BY_PEFT = ("embed_tokens", "lm_head")
@@ -64,11 +83,19 @@ def fit_adapter(
     tied = is_tied(config)
     if head and head.embedding in weights and head.name not in weights and tied is not False:
         tensors[head.name] = replace(weights[head.embedding], name=head.name)
+    adapter = _with_parameters(adapter, tensors, config, model)
     adapter = _oriented(adapter, tensors, config, model, notes)
     together = head is not None and tied is not False and _ties(adapter, head)
     if head and together:
         adapter = _tied_together(adapter, head, head.name in weights, notes)
     _check_targets(adapter, tensors, model)
+    shared = {head.embedding, head.name} if head and together else set()
+    for name in weights.keys() - adapter.replacements.keys() - shared:
+        if is_in_saved_module(name, adapter.config):
+            raise CheckpointError(
+                f"{adapter.label}: modules_to_save in {CONFIG_NAME} means {printable(name)!r}, but "
+                "the adapter does not hold it; it is incomplete: save it again"
+            )
     changed = adapter.updates.keys() | adapter.replacements.keys()
     if head is None:
         _require_untied(adapter, changed, tied, model)
@@ -85,6 +112,75 @@ def fit_adapter(
     return FittedAdapter(adapter, tensors, unties, tuple(notes))
 
 
+def _with_parameters(
+    adapter: Adapter, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], model: str
+) -> Adapter:
+    """Find the parameter of each pair of `target_parameters` by its name and its shape.
+
+    Where several parameters of one module have a LoRA each, peft nests them and their tensors say
+    only how deep: the one that fits by shape is meant.
+    """
+    updates = dict(adapter.updates)
+    for pair in adapter.parameters:
+        names = [name for name in tensors if _is_target(name, pair.module, adapter.config)]
+        where = f"{adapter.label}: parameters of {printable(pair.module)!r}"
+        pairs = sum(other.module == pair.module for other in adapter.parameters)
+        if len(names) != pairs:
+            raise CheckpointError(
+                f"{where}: {pairs} have a LoRA, and {model} stores {len(names)} that "
+                f"target_parameters in {CONFIG_NAME} names; experts that are stored one by one "
+                "must be fused first (load the model with transformers 5 and bake it with peft)"
+            )
+        found = [
+            (name, update)
+            for name in names
+            for update in _on_parameter(adapter, pair, name, tensors[name].shape, config, where)
+        ]
+        if len(found) != 1:
+            fits = ", ".join(sorted({name for name, _ in found})) or "none"
+            raise CheckpointError(
+                f"{where}: A {list(pair.a.shape)} and B {list(pair.b.shape)} must fit exactly one "
+                f"and fit {printable(fits, 160)}; bake it with peft"
+            )
+        ((name, update),) = found
+        if name in updates:
+            raise CheckpointError(f"{where}: {printable(name)!r} has two updates")
+        updates[name] = update
+    return replace(adapter, updates=updates, parameters=())
+
+
+def _is_target(name: str, module: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is a parameter of the module that `target_parameters` names, as in peft."""
+    targets = config.get("target_parameters") or ()
+    mine = name.rpartition(".")[0] == module
+    return mine and any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _on_parameter(
+    adapter: Adapter,
+    pair: ParameterPair,
+    name: str,
+    shape: tuple[int, ...],
+    config: Mapping[str, Any],
+    where: str,
+) -> list[Update]:
+    """The updates that a pair of matrices may mean on a parameter of this shape."""
+    rank = rank_of(adapter.config, name, where)
+    scale = scale_of(adapter.config, name, rank, where)
+    experts = shape[0] if len(shape) == 3 else 1
+    if (pair.a.shape[0], pair.b.shape[1]) != (rank * experts, rank * experts):
+        return []
+    if len(shape) == 2:
+        plain = LowRankUpdate(pair.a, pair.b, scale, False)
+        return [plain] if plain.expected(shape) == shape else []
+    stacked = [ExpertsUpdate(pair.a, pair.b, scale, experts, way) for way in (False, True)]
+    fitting = [update for update in stacked if update.expected(shape) == shape]
+    if len(fitting) == 2:
+        transposed = experts_are_transposed(config)
+        fitting = [update for update in fitting if update.transposed == transposed]
+    return list(fitting)
+
+
 def _oriented(
     adapter: Adapter,
     tensors: Mapping[str, TensorInfo],
@@ -93,9 +189,9 @@ def _oriented(
     notes: list[Note],
 ) -> Adapter:
     """Decide for every update whether the weight is stored [in, out], as peft does by its class."""
-    updates = {}
+    updates: dict[str, Update] = {}
     for name, update in adapter.updates.items():
-        if update.transposed is None:
+        if isinstance(update, Oriented) and update.transposed is None:
             conv1d = is_conv1d(name.removesuffix(".weight"), config)
             if conv1d is None:
                 conv1d = _by_shape(adapter, name, update, tensors, config, model)
@@ -104,21 +200,27 @@ def _oriented(
                 notes.append(Note(adapter.label, name, text))
             update = replace(update, transposed=conv1d)
         updates[name] = update
+        bias = f"{name.removesuffix('.weight')}.bias"
+        if isinstance(update, Rescaling) and update.outgoing and bias in tensors:
+            updates[bias] = update  # IA3 scales what the module gives, and its bias is part of it
     return replace(adapter, updates=updates)
 
 
 def _by_shape(
     adapter: Adapter,
     name: str,
-    update: LowRankUpdate,
+    update: Oriented,
     tensors: Mapping[str, TensorInfo],
     config: Mapping[str, Any],
     model: str,
 ) -> bool:
     """Whether a weight of unknown class is [in, out], by its shape; CheckpointError if square."""
-    outgoing, incoming = update.b.shape[0], update.a.shape[1]
-    if name not in tensors or outgoing != incoming:
-        return name in tensors and tensors[name].shape == (incoming, outgoing)
+    if name not in tensors:
+        return False
+    shape = tensors[name].shape
+    fits = [w for w in (False, True) if replace(update, transposed=w).expected(shape) == shape]
+    if len(fits) < 2:
+        return fits == [True]
     model_type = printable(config.get("model_type", "missing"), 40)
     raise CheckpointError(
         f"{adapter.label}: {printable(name)!r} is square and may be Linear or Conv1D: {model}'s "
@@ -127,7 +229,16 @@ def _by_shape(
 
 
 def _ties(adapter: Adapter, head: Head) -> bool:
-    """Whether the adapter keeps embedding and head one matrix; peft knows two names only."""
+    """Whether the adapter keeps embedding and head one matrix; peft knows two names only.
+
+    Trained tokens of the embedding are always those of the head as well, unless it has its own.
+    """
+    changed = adapter.updates.keys() | adapter.replacements.keys()
+    if isinstance(adapter.updates.get(head.embedding), TokenRows):
+        if head.name not in changed or (adapter.one_matrix and head.name not in adapter.updates):
+            return True
+    elif adapter.one_matrix and not adapter.updates.keys() & {head.embedding, head.name}:
+        return True
     names = (head.embedding, head.name)
     modules = {name.removesuffix(".weight").rpartition(".")[2] for name in names}
     return adapter.ensure_weight_tying and modules <= set(_TIED_BY_PEFT)
@@ -159,7 +270,11 @@ def _require_untied(
     adapter: Adapter, changed: frozenset[str] | set[str], tied: bool | None, model: str
 ) -> None:
     """CheckpointError if an embedding changes of a tied model whose head has no known name."""
-    embeddings = {name for name, update in adapter.updates.items() if update.transposed}
+    embeddings = {
+        name
+        for name, update in adapter.updates.items()
+        if isinstance(update, TokenRows) or getattr(update, "transposed", False)
+    }
     named = {n for n in changed if re.search(r"embed|wte|lm_head|shared|output_proj", n)}
     suspects = sorted(named | embeddings)
     if suspects and tied is not False:
@@ -171,29 +286,58 @@ def _require_untied(
 
 def _check_targets(adapter: Adapter, weights: Mapping[str, TensorInfo], model: str) -> None:
     """CheckpointError unless every target exists in the model with the right shape."""
-    for name, update in adapter.updates.items():
-        _check_target(adapter, name, weights, model)
-        outgoing, incoming = update.b.shape[0], update.a.shape[1]
-        expected = (incoming, outgoing) if update.transposed else (outgoing, incoming)
-        if weights[name].shape != expected:
-            raise CheckpointError(
-                f"{adapter.label}: B·A for {printable(name)!r} has shape {list(expected)}, "
-                f"{model} has {list(weights[name].shape)}"
-            )
-    for name, info in adapter.replacements.items():
+    for name, info in [*adapter.replacements.items(), *adapter.originals.items()]:
         _check_target(adapter, name, weights, model)
         if weights[name].shape != info.shape:
+            _require_rows(adapter, name, info.shape, weights, model)
             raise CheckpointError(
                 f"{adapter.label}: saved module {printable(name)!r} has shape {list(info.shape)}, "
                 f"{model} has {list(weights[name].shape)}"
             )
+    for name, update in adapter.updates.items():
+        _check_target(adapter, name, weights, model)
+        shape, expected = weights[name].shape, update.expected(weights[name].shape)
+        if shape != expected:
+            _require_rows(adapter, name, expected or (), weights, model)
+            found = f"has shape {list(expected)}" if expected else "does not fit together"
+            raise CheckpointError(
+                f"{adapter.label}: the update of {printable(name)!r} {found}, {model} has "
+                f"{list(shape)}"
+            )
+
+
+def _require_rows(
+    adapter: Adapter,
+    name: str,
+    wanted: tuple[int, ...],
+    weights: Mapping[str, TensorInfo],
+    model: str,
+) -> None:
+    """CheckpointError that says how to resize a model whose vocabulary grew in training."""
+    shape = weights[name].shape
+    if not name.endswith(TOKEN_TENSORS) or len(shape) != 2 or wanted[1:] != shape[1:]:
+        return
+    raise CheckpointError(
+        f"{adapter.label}: was trained on {wanted[0]} rows of tokens ({printable(name)!r}), "
+        f"{model} has {shape[0]}; resize the model first, as it was for the training: load it with "
+        f"transformers, model.resize_token_embeddings({wanted[0]}), save it with the adapter's "
+        "tokenizer, and bake into that"
+    )
 
 
 def _check_target(
     adapter: Adapter, name: str, weights: Mapping[str, TensorInfo], model: str
 ) -> None:
-    if name not in weights:
+    if name in weights:
+        return
+    module = name.removesuffix(".bias")
+    if name.endswith(".bias") and f"{module}.weight" in weights:
+        what = "lora_bias" if isinstance(adapter.updates.get(name), BiasShift) else "a bias"
         raise CheckpointError(
-            f"{adapter.label} ({adapter.folder}) is for a module {printable(name)!r} that {model} "
-            "does not have; is it an adapter of another model?"
+            f"{adapter.label}: gives {printable(module)!r} {what}, and {model} stores no bias of "
+            "that module; bake it with peft into a model whose config.json has one"
         )
+    raise CheckpointError(
+        f"{adapter.label} ({adapter.folder}) is for a module {printable(name)!r} that {model} "
+        "does not have; is it an adapter of another model?"
+    )

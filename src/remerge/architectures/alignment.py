@@ -14,7 +14,7 @@ from typing import Any
 
 from remerge.architectures.heads import Head, head_of, is_tied
 from remerge.tensors.checkpoint import Checkpoint, config_of
-from remerge.tensors.compatibility import Note
+from remerge.tensors.compatibility import COMPUTED, Note
 from remerge.tensors.safetensors import TensorInfo
 
 _CHUNK = 1 << 24
@@ -99,8 +99,13 @@ def aligned_by_header(
 
 
 def _is_copy(model: Checkpoint, head: Head) -> bool:
-    """Whether the stored head has the embedding's type, shape and bytes."""
+    """Whether the stored head has the embedding's type, shape and bytes.
+
+    A tensor that is not computed yet counts as another one: untied, the model is the same.
+    """
     one, two = model.tensors[head.embedding], model.tensors[head.name]
+    if COMPUTED in (one.path, two.path):
+        return False
     return (one.dtype, one.shape) == (two.dtype, two.shape) and _equal(one, two)
 
 

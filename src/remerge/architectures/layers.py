@@ -17,6 +17,8 @@ _CONV1D_NAMES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 _CONV1D = frozenset({"gpt2", "gpt-sw3", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
 #: Architectures that use those names for Linear modules; `qwen` is Qwen-1, with code of its own.
 _LINEAR = frozenset({"gpt_bigcode", "gpt_neo", "starcoder2", "qwen"})
+#: Architectures whose modules of experts say that they are stored [experts, in, out].
+_TRANSPOSED_EXPERTS = frozenset({"gpt_oss", "openai_privacy_filter"})
 
 
 def is_conv1d(module: str, config: Mapping[str, Any]) -> bool | None:
@@ -32,6 +34,15 @@ def is_conv1d(module: str, config: Mapping[str, Any]) -> bool | None:
     if types & _CONV1D and not types & _LINEAR:
         return True
     return False if types & _LINEAR and not types & _CONV1D else None
+
+
+def experts_are_transposed(config: Mapping[str, Any]) -> bool | None:
+    """Tell whether stacked experts are stored [experts, in, out]; None if it cannot be known.
+
+    Args:
+        config: The model's `config.json`; may be empty.
+    """
+    return True if set(_model_types(config)) & _TRANSPOSED_EXPERTS else None
 
 
 def _model_types(config: Mapping[str, Any]) -> Iterator[str]:

@@ -45,15 +45,19 @@ def build_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
     """The parameters that the pipeline is composed of; RecipeError without a recipe's sources."""
+    return describe(read_composed(path), str(path))
+
+
+def read_composed(path: Path = Path("params.yaml")) -> Any:
+    """The parameters as they were composed, derived tables included; RecipeError without them."""
     from remerge.yaml_text import read_yaml
 
     try:
-        params = read_yaml(path)
+        return read_yaml(path)
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}; name a recipe") from None
     except ValueError as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}; compose it again") from None
-    return describe(params, str(path))
 
 
 def describe(params: object, where: str = "params.yaml") -> dict[str, Any]:

@@ -58,10 +58,12 @@ _positive.__name__ = "number above 0"  # what argparse calls it in its message
 
 def run(options: argparse.Namespace) -> int:
     """Do it."""
+    from remerge.commands.common import describe
     from remerge.files import free_bytes
 
-    params = _params(options.recipe, options.overrides)
-    budget, refusal = _budget(params)
+    composed = _composed(options.recipe, options.overrides)
+    params = describe(composed, f"recipe {options.recipe}" if options.recipe else "params.yaml")
+    budget, refusal = _budget(params, composed)
     rates = _rates()
     _print_table(budget, rates, options.network)
     about = "" if budget.exact else "about "
@@ -80,8 +82,8 @@ def run(options: argparse.Namespace) -> int:
     return 1 if refusal else 0
 
 
-def _budget(params: Mapping[str, Any]) -> tuple[Budget, str]:
-    """The budget, and why the recipe cannot be built yet, or an empty text."""
+def _budget(params: Mapping[str, Any], composed: Mapping[str, Any]) -> tuple[Budget, str]:
+    """The budget, and why the recipe cannot be built so, or an empty text."""
     from remerge.pins.budget import expected_size, plan_budget
     from remerge.sources.pinned import parse_sources
 
@@ -98,28 +100,33 @@ def _budget(params: Mapping[str, Any]) -> tuple[Budget, str]:
         parse_sources(params["recipe"], suite)
     except SourceError as error:
         return roughly, str(error)
-    return plan_budget(params, _exact(params)), ""
+    sizes, refusal = _exact(params, composed)
+    return plan_budget(params, sizes), refusal
 
 
-def _params(recipe: str | None, overrides: list[str]) -> dict[str, Any]:
+def _composed(recipe: str | None, overrides: list[str]) -> Any:
     """The parameters of a recipe, composed by the pipeline's own command."""
     import yaml
 
-    from remerge.commands.common import compose, describe, read_params
+    from remerge.commands.common import compose, read_composed
 
     if recipe is None:
-        return read_params()
+        return read_composed()
     try:
-        text = compose([f"recipe={recipe}", *overrides])
+        return yaml.safe_load(compose([f"recipe={recipe}", *overrides]))
     except RecipeError as error:
         raise RecipeError(f"recipe {recipe!r}: {error}") from None
-    return describe(yaml.safe_load(text), f"recipe {recipe}")
 
 
-def _exact(params: Mapping[str, Any]) -> dict[str, SourceSize]:
-    """Sizes by pins and headers; every source is checked against the recipe on the way."""
+def _exact(
+    params: Mapping[str, Any], composed: Mapping[str, Any]
+) -> tuple[dict[str, SourceSize], str]:
+    """Sizes by pins and headers, and why formats cannot be made; every source is checked."""
     from remerge.pins.budget import SourceSize
     from remerge.progress import track
+    from remerge.recipes.preflight import check_formats_of_source
+    from remerge.recipes.schema import Quantize, read_section
+    from remerge.recipes.tables import read_tables
     from remerge.sources.files import open_files
     from remerge.sources.pinned import parse_sources
     from remerge.sources.preflight import Descriptions, check_source
@@ -144,7 +151,14 @@ def _exact(params: Mapping[str, Any]) -> dict[str, SourceSize]:
                 weights, elements = sum(t.nbytes for t in kept), sum(t.size for t in kept)
             sizes[name] = SourceSize(sum(pins), download, max(pins), weights, elements, exact=True)
             bar.advance(1)
-    return sizes
+        try:
+            tables = read_tables(composed)
+            base = sources[Path(tables.places.base).name]
+            settings = read_section(Quantize, composed, "quantize")
+            check_formats_of_source(tables, settings, opened, base)
+        except RecipeError as error:
+            return sizes, str(error)
+    return sizes, ""
 
 
 def _rates() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The first and the last step of every merge kernel: a block of raw bytes to float32 and back.
 
-Arrays come by address: a tuple of arrays would be compiled anew for each number of models, a table
-of addresses is one type. Inlined into the kernels, so that a block never leaves the cache.
+Tensors come as records with their address: a tuple of arrays would be compiled anew for each
+number of models, an array of TENSOR is one type. Inlined into the kernels, so that a block never
+leaves the cache.
 """
 
 from __future__ import annotations
@@ -34,6 +35,23 @@ _LANES = 16
 #: Elements a step of a merge: all rows of scratch stay in the first cache up to eight donors.
 DEFAULT_BLOCK = 512
 
+#: A whole tensor as kernels take it: where its bytes begin, and the code of their type.
+TENSOR = np.dtype([("address", np.uint64), ("code", np.int64)], align=True)
+#: What one call computes: elements [begin, end), in steps of `block`, which does not change the
+#: result. The first goes to `address`, all as the type `code`.
+PART = np.dtype(
+    [
+        ("begin", np.int64),
+        ("end", np.int64),
+        ("address", np.uint64),
+        ("code", np.int64),
+        ("block", np.int64),
+    ],
+    align=True,
+)
+#: How signatures of kernels name both.
+RECORDS = {"tensor": TENSOR, "part": PART}
+
 #: What a kernel returns.
 OK, BAD_INPUT, OVERFLOW = 0, 1, 2
 
@@ -60,8 +78,10 @@ def magnitude_bits(value_f32):
 
 
 @njit(inline="always", error_model="numpy")
-def widen_block(address, code, start, count, out_f32):
-    """out_f32[:count] = elements [start, start+count) of the tensor of type `code` at `address`."""
+def widen_block(tensor, start, count, out_f32):
+    """out_f32[:count] = elements [start, start+count) of the TENSOR."""
+    address = tensor.address
+    code = tensor.code
     if code == F16:
         half = carray(pointer(address + np.uint64(2) * np.uint64(start)), count, np.uint16)
         for j in range(count):
@@ -77,11 +97,13 @@ def widen_block(address, code, start, count, out_f32):
 
 
 @njit(inline="always", error_model="numpy")
-def subtract_block(address, code, start, count, base_f32, delta_f32):
-    """delta_f32[:count] = elements [start, start+count) at `address` − base_f32[:count].
+def subtract_block(tensor, start, count, base_f32, delta_f32):
+    """delta_f32[:count] = elements [start, start+count) of the TENSOR − base_f32[:count].
 
     Returns whether every difference is finite.
     """
+    address = tensor.address
+    code = tensor.code
     highest = u32(0)
     if code == F16:
         half = carray(pointer(address + np.uint64(2) * np.uint64(start)), count, np.uint16)
@@ -161,11 +183,13 @@ def collect_block(values_f32, count, low, high, target_u32, position):
 
 
 @njit(inline="always", error_model="numpy")
-def narrow_block(values_f32, count, code, address, start):
-    """Round `values_f32[:count]` to type `code` and store them at element `start` of `address`.
+def narrow_block(values_f32, count, part, start):
+    """Round `values_f32[:count]` to the type of the PART and store them, the first as `start`.
 
-    Returns whether every stored number is finite.
+    `start` counts from the first result of the PART. Returns whether every number is finite.
     """
+    address = part.address
+    code = part.code
     # The least magnitude that rounds to Inf: checked before rounding, where a loop is at hand.
     limit = u32(0x7F800000)
     if code == F16:
@@ -197,14 +221,14 @@ def all_finite(values_f32, count):
     return highest < u32(0x7F800000)
 
 
-@kernel("void(uint64, int64, int64, float32[::1])")
-def _widen(address, code, start, out_f32):
-    widen_block(address, code, start, out_f32.size, out_f32)
+@kernel("void(tensor, int64, float32[::1])", **RECORDS)
+def _widen(tensor, start, out_f32):
+    widen_block(tensor, start, out_f32.size, out_f32)
 
 
-@kernel("boolean(float32[::1], int64, uint64)")
-def _narrow(values_f32, code, address):
-    return narrow_block(values_f32, values_f32.size, code, address, 0)
+@kernel("boolean(float32[::1], part)", **RECORDS)
+def _narrow(values_f32, part):
+    return narrow_block(values_f32, values_f32.size, part, 0)
 
 
 @dataclass(frozen=True)
@@ -217,25 +241,32 @@ class RawTensor:
     def part_f32(self, start: int, stop: int) -> np.ndarray:
         """Elements [start, stop) of the flattened tensor as float32, exactly."""
         out_f32 = np.empty(stop - start, np.float32)
-        _widen(address(self.raw_u8), self.code, start, out_f32)
+        _widen(self.record, start, out_f32)
         return out_f32
 
+    @property
+    def record(self) -> np.void:
+        """The TENSOR that kernels take; the caller keeps this object alive."""
+        return records([self])[0]
 
-def addresses(tensors: Sequence[RawTensor]) -> np.ndarray:
-    """Where the tensors begin, uint64 [m]; the caller keeps them alive."""
-    return np.array([tensor.raw_u8.ctypes.data for tensor in tensors], np.uint64)
+
+def records(tensors: Sequence[RawTensor]) -> np.ndarray:
+    """The tensors as kernels take them, TENSOR [m]; the caller keeps them alive."""
+    return np.array([(tensor.raw_u8.ctypes.data, tensor.code) for tensor in tensors], TENSOR)
 
 
-def codes(tensors: Sequence[RawTensor]) -> np.ndarray:
-    """The tensors' types, int64 [m]."""
-    return np.array([tensor.code for tensor in tensors], np.int64)
+def part_of(
+    begin: int, end: int, address: np.uint64, code: int, block: int = DEFAULT_BLOCK
+) -> np.void:
+    """The PART that a kernel computes in one call."""
+    return np.array([(begin, end, address, code, block)], PART)[0]
 
 
 def widen(raw_u8: np.ndarray, code: int, out_f32: np.ndarray) -> None:
     """Fill `out_f32` [n] with the first n numbers of type `code` in the bytes `raw_u8`, exactly."""
-    _widen(address(raw_u8), code, 0, out_f32)
+    _widen(RawTensor(raw_u8, code).record, 0, out_f32)
 
 
 def narrow(values_f32: np.ndarray, code: int, out_u8: np.ndarray) -> bool:
     """Round `values_f32` [n] to type `code` into the bytes `out_u8`; False if one is Inf or NaN."""
-    return bool(_narrow(values_f32, code, address(out_u8)))
+    return bool(_narrow(values_f32, part_of(0, values_f32.size, address(out_u8), code)))

@@ -1,6 +1,6 @@
 """Sums of tensors with one factor each: the last pass of most merge methods.
 
->>> combine_chunk(base, base_code, addresses(models), codes(models), factors, divisor, …)
+>>> combine_chunk(base, from_base, records(models), factors, width, axis, divisor, part)
 
     s = Σ c·v       v = x, or x − b
     y = rn(s), rn(s / D), or rn(b + s)
@@ -17,6 +17,7 @@ from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
     OVERFLOW,
+    RECORDS,
     all_finite,
     narrow_block,
     subtract_block,
@@ -28,45 +29,29 @@ _inline = njit(inline="always", error_model="numpy")
 
 
 @_inline
-def load_block(code, address, start, count, subtract, base_f32, out_f32):
+def load_block(tensor, start, count, subtract, base_f32, out_f32):
     """Compute x, or x − b with `subtract`; False if one is not finite."""
     if subtract:
-        return subtract_block(address, code, start, count, base_f32, out_f32)
-    widen_block(address, code, start, count, out_f32)
+        return subtract_block(tensor, start, count, base_f32, out_f32)
+    widen_block(tensor, start, count, out_f32)
     return all_finite(out_f32, count)
 
 
 @kernel(
-    "int64(uint64, int64, boolean, uint64[::1], int64[::1], float32[:,::1], int64, int64, float32,"
-    " int64, int64, uint64, int64, int64)"
+    "int64(tensor, boolean, tensor[::1], float32[:,::1], int64, int64, float32, part)", **RECORDS
 )
-def combine_chunk(
-    base,
-    base_code,
-    from_base,
-    models,
-    model_codes,
-    factors,
-    width,
-    axis,
-    divisor,
-    begin,
-    end,
-    out,
-    out_code,
-    block,
-):
-    """Combine elements [begin, end) of one tensor; the first result goes to the address `out`.
+def combine_chunk(base, from_base, models, factors, width, axis, divisor, part):
+    """Combine a part of one tensor.
 
-    base       address of the base's whole tensor; v = x − b and y = b + s with `from_base`
-    models     uint64 [m] addresses of whole tensors, `model_codes` int64 [m] their types
+    base       TENSOR; v = x − b and y = b + s with `from_base`
+    models     TENSOR [m]
     factors    float32 [k, m]: the factors of vector number `flat index // width` (axis 1) or
                `flat index % width` (axis 0), modulo k
     divisor    D, 1 for none
-    block      elements a step; does not change the result
 
     Returns OK, BAD_INPUT or OVERFLOW.
     """
+    begin, end, block = part.begin, part.end, part.block
     base_f32 = np.empty(block, np.float32)
     value_f32 = np.empty(block, np.float32)
     total_f32 = np.empty(block, np.float32)
@@ -75,15 +60,13 @@ def combine_chunk(
     for start in range(begin, end, block):
         count = min(block, end - start)
         if from_base:
-            widen_block(base, base_code, start, count, base_f32)
+            widen_block(base, start, count, base_f32)
             if not all_finite(base_f32, count):
                 return BAD_INPUT
         for j in range(count):
             total_f32[j] = np.float32(0.0)
         for i in range(models.size):
-            if not load_block(
-                model_codes[i], models[i], start, count, from_base, base_f32, value_f32
-            ):
+            if not load_block(models[i], start, count, from_base, base_f32, value_f32):
                 return BAD_INPUT
             if vectors == 1:
                 factor = factors[0, i]
@@ -111,23 +94,24 @@ def combine_chunk(
         if from_base:
             for j in range(count):
                 total_f32[j] = np.float32(base_f32[j] + total_f32[j])
-        if not narrow_block(total_f32, count, out_code, out, start - begin):
+        if not narrow_block(total_f32, count, part, start - begin):
             return OVERFLOW
     return OK
 
 
-@kernel("int64(uint64, int64, boolean, float32, int64, int64, uint64, int64, int64)")
-def scale_chunk(model, code, is_scaled, scale, begin, end, out, out_code, block):
-    """Compute rn(x), or rn(scale·x) with `is_scaled`, of [begin, end); see `combine_chunk`."""
+@kernel("int64(tensor, boolean, float32, part)", **RECORDS)
+def scale_chunk(model, is_scaled, scale, part):
+    """Compute rn(x), or rn(scale·x) with `is_scaled`, of a part; see `combine_chunk`."""
+    begin, end, block = part.begin, part.end, part.block
     value_f32 = np.empty(block, np.float32)
     for start in range(begin, end, block):
         count = min(block, end - start)
-        widen_block(model, code, start, count, value_f32)
+        widen_block(model, start, count, value_f32)
         if not all_finite(value_f32, count):
             return BAD_INPUT
         if is_scaled:
             for j in range(count):
                 value_f32[j] = np.float32(value_f32[j] * scale)
-        if not narrow_block(value_f32, count, out_code, out, start - begin):
+        if not narrow_block(value_f32, count, part, start - begin):
             return OVERFLOW
     return OK

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
+import numpy as np
 
 from remerge.errors import ToolError
 
@@ -70,11 +71,15 @@ def _load_without_blas() -> None:
 _load_without_blas()
 
 
-def kernel(signature: str | None = None) -> Callable[[Callable[..., Any]], Any]:
+def kernel(
+    signature: str | None = None, **records: np.dtype[Any]
+) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function as all kernels are: IEEE-754 as written, without the interpreter's lock.
 
-    signature  argument types, for a kernel that is compiled when it is imported; None: on its
-               first call, for the types that it is called with
+    Args:
+        signature: Argument types, for a kernel that is compiled when it is imported; None: on its
+            first call, for the types that it is called with.
+        records: Structured types by the name that the signature gives them.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
@@ -83,7 +88,9 @@ def kernel(signature: str | None = None) -> Callable[[Callable[..., Any]], Any]:
         with suppress(RuntimeError):
             made._cache = _CheckedCache(made.py_func)
         if signature is not None:
-            made.compile(signature)
+            names = {name: numba.from_dtype(dtype) for name, dtype in records.items()}
+            types = {**vars(numba.types), **names}
+            made.compile(eval(signature, {"__builtins__": {}}, types))  # noqa: S307 - a constant
             made.disable_compile()
         return made
 

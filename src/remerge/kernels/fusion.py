@@ -15,6 +15,7 @@ from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
     OVERFLOW,
+    RECORDS,
     all_finite,
     narrow_block,
     subtract_block,
@@ -63,21 +64,21 @@ def log_f64(y):
 
 
 @_inline
-def _largest(address, code, begin, width, values):
+def _largest(tensor, begin, width, values):
     """The largest of a row, and whether all are finite."""
     top = np.float32(-np.inf)
     fine = True
     for offset in range(0, width, _BLOCK):
         count = min(_BLOCK, width - offset)
-        widen_block(address, code, begin + offset, count, values)
+        widen_block(tensor, begin + offset, count, values)
         fine &= all_finite(values, count)
         for j in range(count):
             top = max(top, values[j])
     return top, fine
 
 
-@kernel("int64(uint64, int64, uint64, int64, int64, int64, int64, float32[::1])")
-def divergences(base, base_code, model, model_code, begin, rows, width, out_f32):
+@kernel("int64(tensor, tensor, int64, int64, int64, float32[::1])", **RECORDS)
+def divergences(base, model, begin, rows, width, out_f32):
     """K of each of `rows` rows of `width` from element `begin` on; OK or BAD_INPUT."""
     p_f64 = np.empty(width, np.float64)
     q_f64 = np.empty(width, np.float64)
@@ -85,19 +86,19 @@ def divergences(base, base_code, model, model_code, begin, rows, width, out_f32)
     lanes = np.empty((3, 8), np.float64)
     for row in range(rows):
         at = begin + row * width
-        top_p, fine_p = _largest(model, model_code, at, width, values)
-        top_q, fine_q = _largest(base, base_code, at, width, values)
+        top_p, fine_p = _largest(model, at, width, values)
+        top_q, fine_q = _largest(base, at, width, values)
         if not fine_p or not fine_q:
             return BAD_INPUT
         lanes[:] = 0.0
         for offset in range(0, width, _BLOCK):
             count = min(_BLOCK, width - offset)
-            widen_block(model, model_code, at + offset, count, values)
+            widen_block(model, at + offset, count, values)
             for j in range(count):
                 e = exp_f64(np.float64(values[j]) - np.float64(top_p))
                 p_f64[offset + j] = e
                 lanes[0, (offset + j) % 8] += e
-            widen_block(base, base_code, at + offset, count, values)
+            widen_block(base, at + offset, count, values)
             for j in range(count):
                 e = exp_f64(np.float64(values[j]) - np.float64(top_q))
                 q_f64[offset + j] = e
@@ -113,15 +114,15 @@ def divergences(base, base_code, model, model_code, begin, rows, width, out_f32)
     return OK
 
 
-@kernel("int64(uint64, int64, uint64, int64, float32[::1], int64, int64, int64, float32[::1])")
-def importance_chunk(base, base_code, model, model_code, divergence, width, begin, end, out_f32):
+@kernel("int64(tensor, tensor, float32[::1], int64, int64, int64, float32[::1])", **RECORDS)
+def importance_chunk(base, model, divergence, width, begin, end, out_f32):
     """Compute |δ|·K of elements [begin, end); OK or BAD_INPUT."""
     base_f32 = np.empty(_BLOCK, np.float32)
     delta_f32 = np.empty(_BLOCK, np.float32)
     for start in range(begin, end, _BLOCK):
         count = min(_BLOCK, end - start)
-        widen_block(base, base_code, start, count, base_f32)
-        if not subtract_block(model, model_code, start, count, base_f32, delta_f32):
+        widen_block(base, start, count, base_f32)
+        if not subtract_block(model, start, count, base_f32, delta_f32):
             return BAD_INPUT
         for j in range(count):
             k = divergence[(start + j) // width]
@@ -129,32 +130,16 @@ def importance_chunk(base, base_code, model, model_code, divergence, width, begi
     return OK
 
 
-@kernel(
-    "int64(uint64, int64, uint64, int64, float32[::1], int64, float32, int64, int64, uint64, int64,"
-    " int64, int64[::1])"
-)
-def fuse_chunk(
-    base,
-    base_code,
-    model,
-    model_code,
-    divergence,
-    width,
-    threshold,
-    begin,
-    end,
-    out,
-    out_code,
-    block,
-    kept,
-):
-    """Merge elements [begin, end): b + δ where |δ|·K ≥ threshold, else b; kept[0] counts them."""
+@kernel("int64(tensor, tensor, float32[::1], int64, float32, part, int64[::1])", **RECORDS)
+def fuse_chunk(base, model, divergence, width, threshold, part, kept):
+    """Merge a part: b + δ where |δ|·K ≥ threshold, else b; kept[0] counts the first."""
+    begin, end, block = part.begin, part.end, part.block
     base_f32 = np.empty(block, np.float32)
     delta_f32 = np.empty(block, np.float32)
     for start in range(begin, end, block):
         count = min(block, end - start)
-        widen_block(base, base_code, start, count, base_f32)
-        if not subtract_block(model, model_code, start, count, base_f32, delta_f32):
+        widen_block(base, start, count, base_f32)
+        if not subtract_block(model, start, count, base_f32, delta_f32):
             return BAD_INPUT
         for j in range(count):
             k = divergence[(start + j) // width]
@@ -162,6 +147,6 @@ def fuse_chunk(
             kept[0] += 1 if inside else 0
             sum_f32 = np.float32(base_f32[j] + delta_f32[j])
             base_f32[j] = sum_f32 if inside else base_f32[j]
-        if not narrow_block(base_f32, count, out_code, out, start - begin):
+        if not narrow_block(base_f32, count, part, start - begin):
             return OVERFLOW
     return OK

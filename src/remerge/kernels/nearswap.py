@@ -11,6 +11,7 @@ from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
     OVERFLOW,
+    RECORDS,
     all_finite,
     narrow_block,
     subtract_block,
@@ -19,12 +20,10 @@ from remerge.kernels.blocks import (
 from remerge.kernels.compiled import kernel
 
 
-@kernel("int64(uint64, int64, uint64, int64, float32, int64, int64, uint64, int64, int64)")
-def nearswap_chunk(base, base_code, model, model_code, t, begin, end, out, out_code, block):
-    """Merge elements [begin, end) of one tensor; the first result goes to the address `out`.
-
-    Returns OK, BAD_INPUT or OVERFLOW.
-    """
+@kernel("int64(tensor, tensor, float32, part)", **RECORDS)
+def nearswap_chunk(base, model, t, part):
+    """Merge a part of one tensor; return OK, BAD_INPUT or OVERFLOW."""
+    begin, end, block = part.begin, part.end, part.block
     base_f32 = np.empty(block, np.float32)
     value_f32 = np.empty(block, np.float32)
     delta_f32 = np.empty(block, np.float32)
@@ -32,9 +31,9 @@ def nearswap_chunk(base, base_code, model, model_code, t, begin, end, out, out_c
     one = np.float32(1.0)
     for start in range(begin, end, block):
         count = min(block, end - start)
-        widen_block(base, base_code, start, count, base_f32)
-        widen_block(model, model_code, start, count, value_f32)
-        fine = subtract_block(model, model_code, start, count, base_f32, delta_f32)
+        widen_block(base, start, count, base_f32)
+        widen_block(model, start, count, value_f32)
+        fine = subtract_block(model, start, count, base_f32, delta_f32)
         if not fine or not all_finite(base_f32, count):
             return BAD_INPUT
         for j in range(count):
@@ -42,9 +41,9 @@ def nearswap_chunk(base, base_code, model, model_code, t, begin, end, out, out_c
             by = one if distance == zero else distance
             weight = np.float32(t / by)
             weight = min(weight, one)
-            part = np.float32(weight * value_f32[j])
-            mixed = np.float32(part + np.float32(np.float32(one - weight) * base_f32[j]))
+            share = np.float32(weight * value_f32[j])
+            mixed = np.float32(share + np.float32(np.float32(one - weight) * base_f32[j]))
             base_f32[j] = base_f32[j] if distance == zero else mixed
-        if not narrow_block(base_f32, count, out_code, out, start - begin):
+        if not narrow_block(base_f32, count, part, start - begin):
             return OVERFLOW
     return OK

@@ -1,6 +1,6 @@
 """Ranks within rows, and the probabilities that della makes of them.
 
->>> della_table(base, base_code, model, model_code, begin, end, width, density, epsilon, key, …)
+>>> della_table(base, model, begin, end, width, draw, table)
 
 Within a row entries are ordered by magnitude, largest first, equal ones by index. The entry at
 position ρ of L is kept with p = (density − ε) + 2·(L − 1 − ρ)/(L − 1)·ε. Source: Deep et al. 2024,
@@ -12,10 +12,28 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from remerge.kernels.blocks import BAD_INPUT, OK, magnitude_bits, subtract_block, widen_block
+from remerge.kernels.blocks import (
+    BAD_INPUT,
+    OK,
+    RECORDS,
+    magnitude_bits,
+    subtract_block,
+    widen_block,
+)
 from remerge.kernels.compiled import kernel
 from remerge.kernels.philox import philox_block
 
+#: How a donor's entries are drawn: density and ε of the formula above, the key of the draws, and
+#: whether what is kept is divided by its probability.
+DRAW = np.dtype(
+    [
+        ("density", np.float64),
+        ("epsilon", np.float64),
+        ("key", np.uint32, (2,)),
+        ("by_probability", np.bool_),
+    ],
+    align=True,
+)
 _DIGIT = 11
 _BINS = 1 << _DIGIT
 _BLOCK = 512
@@ -48,29 +66,14 @@ def _order(bits, count, order, spare, counts):
             order[r] = spare[r]
 
 
-@kernel(
-    "int64(uint64, int64, uint64, int64, int64, int64, int64, float64, float64, uint32, uint32,"
-    " boolean, float32[::1])"
-)
-def della_table(
-    base,
-    base_code,
-    model,
-    model_code,
-    begin,
-    end,
-    width,
-    density,
-    epsilon,
-    key0,
-    key1,
-    by_probability,
-    table,
-):
+@kernel("int64(tensor, tensor, int64, int64, int64, draw, float32[::1])", **RECORDS, draw=DRAW)
+def della_table(base, model, begin, end, width, draw, table):
     """Fill `table` for elements [begin, end), whole rows of `width`: 0 for what is dropped.
 
-    For what is kept f32(1/p) with `by_probability`, else 1. Returns OK or BAD_INPUT.
+    For what is kept f32(1/p) with `draw.by_probability`, else 1. Returns OK or BAD_INPUT.
     """
+    density, epsilon, by_probability = draw.density, draw.epsilon, draw.by_probability
+    key0, key1 = draw.key[0], draw.key[1]
     bits = np.empty(width, np.uint32)
     order = np.empty(width, np.int32)
     spare = np.empty(width, np.int32)
@@ -91,8 +94,8 @@ def della_table(
     for row in range(begin, end, width):
         for start in range(row, row + width, _BLOCK):
             count = min(_BLOCK, row + width - start)
-            widen_block(base, base_code, start, count, base_f32)
-            if not subtract_block(model, model_code, start, count, base_f32, delta_f32):
+            widen_block(base, start, count, base_f32)
+            if not subtract_block(model, start, count, base_f32, delta_f32):
                 return BAD_INPUT
             for j in range(count):
                 bits[start - row + j] = magnitude_bits(delta_f32[j])

@@ -9,6 +9,7 @@ from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
     OVERFLOW,
+    RECORDS,
     magnitude_bits,
     narrow_block,
     subtract_block,
@@ -17,6 +18,10 @@ from remerge.kernels.blocks import (
 from remerge.kernels.compiled import kernel
 from remerge.kernels.sums import add_products
 
+#: Whether entries are selected, and which: those that the `Trim` of variances keeps.
+SELECTION = np.dtype(
+    [("selects", np.bool_), ("threshold", np.uint32), ("last", np.int64)], align=True
+)
 _BLOCK = 512
 _inline = njit(inline="always", error_model="numpy")
 
@@ -44,17 +49,18 @@ def _variances(parts, count, mean_f32, out_f32):
 
 
 @_inline
-def _load(base, base_code, models, model_codes, start, count, base_f32, parts):
-    widen_block(base, base_code, start, count, base_f32)
+def _load(base, models, start, count, base_f32, parts):
+    widen_block(base, start, count, base_f32)
     fine = True
     for i in range(models.size):
-        fine &= subtract_block(models[i], model_codes[i], start, count, base_f32, parts[i])
+        fine &= subtract_block(models[i], start, count, base_f32, parts[i])
     return fine
 
 
 @_inline
-def _select(parts, start, count, threshold, last, mean_f32, variance_f32):
+def _select(selection, parts, start, count, mean_f32, variance_f32):
     """Zero the entries of every donor whose variance is not among the largest."""
+    threshold, last = selection.threshold, selection.last
     _variances(parts, count, mean_f32, variance_f32)
     for i in range(parts.shape[0]):
         part = parts[i]
@@ -64,25 +70,26 @@ def _select(parts, start, count, threshold, last, mean_f32, variance_f32):
             part[j] = part[j] if keep else np.float32(0.0)
 
 
-@kernel("int64(uint64, int64, uint64[::1], int64[::1], int64, int64, float32[::1])")
-def variance_chunk(base, base_code, models, model_codes, begin, end, out_f32):
+@kernel("int64(tensor, tensor[::1], int64, int64, float32[::1])", **RECORDS)
+def variance_chunk(base, models, begin, end, out_f32):
     """The variance of task vectors at elements [begin, end); OK or BAD_INPUT."""
     base_f32 = np.empty(_BLOCK, np.float32)
     mean_f32 = np.empty(_BLOCK, np.float32)
     parts = np.empty((models.size, _BLOCK), np.float32)
     for start in range(begin, end, _BLOCK):
         count = min(_BLOCK, end - start)
-        if not _load(base, base_code, models, model_codes, start, count, base_f32, parts):
+        if not _load(base, models, start, count, base_f32, parts):
             return BAD_INPUT
         _variances(parts, count, mean_f32, out_f32[start - begin :])
     return OK
 
 
 @kernel(
-    "int64(uint64, int64, uint64[::1], int64[::1], boolean, uint32, int64, int64, int64,"
-    " float64[:,::1])"
+    "int64(tensor, tensor[::1], selection, int64, int64, float64[:,::1])",
+    **RECORDS,
+    selection=SELECTION,
 )
-def energy_chunk(base, base_code, models, model_codes, selects, threshold, last, begin, end, lanes):
+def energy_chunk(base, models, selection, begin, end, lanes):
     """Add δ̂² of elements [begin, end) to lanes[i]; begin a multiple of 8. OK or BAD_INPUT."""
     base_f32 = np.empty(_BLOCK, np.float32)
     mean_f32 = np.empty(_BLOCK, np.float32)
@@ -90,42 +97,26 @@ def energy_chunk(base, base_code, models, model_codes, selects, threshold, last,
     parts = np.empty((models.size, _BLOCK), np.float32)
     for start in range(begin, end, _BLOCK):
         count = min(_BLOCK, end - start)
-        if not _load(base, base_code, models, model_codes, start, count, base_f32, parts):
+        if not _load(base, models, start, count, base_f32, parts):
             return BAD_INPUT
-        if selects:
-            _select(parts, start, count, threshold, last, mean_f32, variance_f32)
+        if selection.selects:
+            _select(selection, parts, start, count, mean_f32, variance_f32)
         for i in range(models.size):
             add_products(parts[i], parts[i], count, 0, lanes[i])
     return OK
 
 
 @kernel(
-    "int64(uint64, int64, uint64[::1], int64[::1], boolean, uint32, int64, float32[::1], float32,"
-    " int64, int64, uint64, int64, int64)"
+    "int64(tensor, tensor[::1], selection, float32[::1], float32, part)",
+    **RECORDS,
+    selection=SELECTION,
 )
-def sce_chunk(
-    base,
-    base_code,
-    models,
-    model_codes,
-    selects,
-    threshold,
-    last,
-    weights,
-    floor,
-    begin,
-    end,
-    out,
-    out_code,
-    block,
-):
-    """Merge elements [begin, end) of one tensor; the first result goes to the address `out`.
-
-    selects          keep only entries whose variance is kept by the Trim (threshold, last)
-    weights, floor   float32
+def sce_chunk(base, models, selection, weights, floor, part):
+    """Merge a part of one tensor; `weights` [m] and `floor` are float32.
 
     Returns OK, BAD_INPUT or OVERFLOW.
     """
+    begin, end, block = part.begin, part.end, part.block
     base_f32 = np.empty(block, np.float32)
     mean_f32 = np.empty(block, np.float32)
     variance_f32 = np.empty(block, np.float32)
@@ -135,25 +126,25 @@ def sce_chunk(
     one = np.float32(1.0)
     for start in range(begin, end, block):
         count = min(block, end - start)
-        if not _load(base, base_code, models, model_codes, start, count, base_f32, parts):
+        if not _load(base, models, start, count, base_f32, parts):
             return BAD_INPUT
-        if selects:
-            _select(parts, start, count, threshold, last, mean_f32, variance_f32)
+        if selection.selects:
+            _select(selection, parts, start, count, mean_f32, variance_f32)
         for j in range(count):
             score_f32[j] = zero
             mean_f32[j] = zero
             variance_f32[j] = zero
         for i in range(models.size):
-            part = parts[i]
+            delta = parts[i]
             for j in range(count):
-                score_f32[j] = np.float32(score_f32[j] + part[j])
+                score_f32[j] = np.float32(score_f32[j] + delta[j])
         for i in range(models.size):
-            part = parts[i]
+            delta = parts[i]
             weight = weights[i]
             for j in range(count):
-                turned = part[j] if score_f32[j] >= zero else np.float32(-part[j])
+                turned = delta[j] if score_f32[j] >= zero else np.float32(-delta[j])
                 agrees = turned > zero
-                term = np.float32(weight * part[j])
+                term = np.float32(weight * delta[j])
                 mean_f32[j] = np.float32(mean_f32[j] + (term if agrees else zero))
                 variance_f32[j] = np.float32(variance_f32[j] + (weight if agrees else zero))
         for j in range(count):
@@ -161,6 +152,6 @@ def sce_chunk(
             by = one if divisor == zero else divisor
             mean = np.float32(mean_f32[j] / by)
             base_f32[j] = np.float32(base_f32[j] + (zero if divisor == zero else mean))
-        if not narrow_block(base_f32, count, out_code, out, start - begin):
+        if not narrow_block(base_f32, count, part, start - begin):
             return OVERFLOW
     return OK

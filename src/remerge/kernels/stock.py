@@ -11,6 +11,7 @@ from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
     OVERFLOW,
+    RECORDS,
     all_finite,
     narrow_block,
     widen_block,
@@ -18,32 +19,28 @@ from remerge.kernels.blocks import (
 from remerge.kernels.compiled import kernel
 
 
-@kernel(
-    "int64(uint64, int64, uint64[::1], int64[::1], float32[:,::1], int64, int64, int64, uint64,"
-    " int64, int64)"
-)
-def stock_chunk(
-    base, base_code, models, model_codes, shares, width, begin, end, out, out_code, block
-):
-    """Merge elements [begin, end) of one tensor; the first result goes to the address `out`.
+@kernel("int64(tensor, tensor[::1], float32[:,::1], int64, part)", **RECORDS)
+def stock_chunk(base, models, shares, width, part):
+    """Merge a part of one tensor.
 
     shares  float32 [k, 2]: f32(t) and f32(1 − t) of vector `flat index // width`, modulo k
 
     Returns OK, BAD_INPUT or OVERFLOW.
     """
+    begin, end, block = part.begin, part.end, part.block
     base_f32 = np.empty(block, np.float32)
     value_f32 = np.empty(block, np.float32)
     total_f32 = np.empty(block, np.float32)
     count_models = np.float32(models.size)
     for start in range(begin, end, block):
         count = min(block, end - start)
-        widen_block(base, base_code, start, count, base_f32)
+        widen_block(base, start, count, base_f32)
         if not all_finite(base_f32, count):
             return BAD_INPUT
         for j in range(count):
             total_f32[j] = np.float32(0.0)
         for i in range(models.size):
-            widen_block(models[i], model_codes[i], start, count, value_f32)
+            widen_block(models[i], start, count, value_f32)
             if not all_finite(value_f32, count):
                 return BAD_INPUT
             for j in range(count):
@@ -56,10 +53,10 @@ def stock_chunk(
             rest = shares[vector % shares.shape[0], 1]
             for j in range(position, stop):
                 mean = np.float32(total_f32[j] / count_models)
-                part = np.float32(share * mean)
-                total_f32[j] = np.float32(part + np.float32(rest * base_f32[j]))
+                merged = np.float32(share * mean)
+                total_f32[j] = np.float32(merged + np.float32(rest * base_f32[j]))
             position = stop
-        if not narrow_block(total_f32, count, out_code, out, start - begin):
+        if not narrow_block(total_f32, count, part, start - begin):
             return OVERFLOW
     return OK
 

@@ -9,7 +9,7 @@ lane j mod 8, in order; the eight lanes are added exactly and rounded once, as `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
@@ -17,11 +17,10 @@ from numba import njit
 from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
+    RECORDS,
     RawTensor,
-    address,
-    addresses,
     all_finite,
-    codes,
+    records,
     widen_block,
 )
 from remerge.kernels.combine import load_block
@@ -103,10 +102,8 @@ def fsum8(lanes):
     return high + 0.0
 
 
-@kernel(
-    "int64(uint64, int64, boolean, uint64[::1], int64[::1], int64, int64, int64, float64[:,:,::1])"
-)
-def _gram_rows(base, base_code, from_base, models, model_codes, begin, end, width, lanes):
+@kernel("int64(tensor, boolean, tensor[::1], int64, int64, int64, float64[:,:,::1])", **RECORDS)
+def _gram_rows(base, from_base, models, begin, end, width, lanes):
     """Add v_i·v_k of elements [begin, end) to lanes[vector, pair, lane], i ≤ k ordered by i, k.
 
     `width` elements a vector, vectors counted from the one that `begin` begins.
@@ -119,13 +116,11 @@ def _gram_rows(base, base_code, from_base, models, model_codes, begin, end, widt
             start = begin + row * width + offset
             count = min(_BLOCK, width - offset, end - start)
             if from_base:
-                widen_block(base, base_code, start, count, base_f32)
+                widen_block(base, start, count, base_f32)
                 if not all_finite(base_f32, count):
                     return BAD_INPUT
             for i in range(count_models):
-                if not load_block(
-                    model_codes[i], models[i], start, count, from_base, base_f32, values[i]
-                ):
+                if not load_block(models[i], start, count, from_base, base_f32, values[i]):
                     return BAD_INPUT
             pair = 0
             for i in range(count_models):
@@ -135,8 +130,8 @@ def _gram_rows(base, base_code, from_base, models, model_codes, begin, end, widt
     return OK
 
 
-@kernel("int64(uint64, int64, boolean, uint64[::1], int64[::1], int64, int64, float64[:,:,::1])")
-def _gram_columns(base, base_code, from_base, models, model_codes, size, width, lanes):
+@kernel("int64(tensor, boolean, tensor[::1], int64, int64, float64[:,:,::1])", **RECORDS)
+def _gram_columns(base, from_base, models, size, width, lanes):
     """Add v_i·v_k of the vectors along the first axis to lanes[column, pair, lane]."""
     count_models = models.size
     base_f32 = np.empty(_BLOCK, np.float32)
@@ -147,13 +142,11 @@ def _gram_columns(base, base_code, from_base, models, model_codes, size, width, 
             start = row * width + offset
             count = min(_BLOCK, width - offset)
             if from_base:
-                widen_block(base, base_code, start, count, base_f32)
+                widen_block(base, start, count, base_f32)
                 if not all_finite(base_f32, count):
                     return BAD_INPUT
             for i in range(count_models):
-                if not load_block(
-                    model_codes[i], models[i], start, count, from_base, base_f32, values[i]
-                ):
+                if not load_block(models[i], start, count, from_base, base_f32, values[i]):
                     return BAD_INPUT
             pair = 0
             for i in range(count_models):
@@ -220,7 +213,7 @@ def column_sums(
     return sums
 
 
-def _arguments(base: RawTensor | None, models: Sequence[RawTensor]) -> Iterator[object]:
-    some = models[0] if base is None else base
-    yield from (address(some.raw_u8), some.code, base is not None)
-    yield from (addresses(models), codes(models))
+def _arguments(
+    base: RawTensor | None, models: Sequence[RawTensor]
+) -> tuple[np.void, bool, np.ndarray]:
+    return (models[0] if base is None else base).record, base is not None, records(models)

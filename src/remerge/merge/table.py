@@ -18,10 +18,10 @@ from typing import Any
 
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.merge.settings import place_of_layer, value_at
-from remerge.methods.method import Method
+from remerge.methods.method import REQUIRED, Method
 from remerge.methods.registry import METHODS, method_named
-from remerge.tensors.dtypes import KERNEL_CODE
-from remerge.tensors.names import split_layer
+from remerge.tensors.dtypes import KERNEL_CODE, promoted
+from remerge.tensors.names import layer_list, split_layer
 from remerge.tensors.safetensors import TensorInfo
 
 #: The tensors of every model, by label, in state-dict order.
@@ -146,9 +146,9 @@ def make_table(
     slices: Sequence[Slice],
     headers: Headers,
     *,
-    dtype: str,
+    dtype: str | None,
     base: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     defaults: Mapping[str, Any] | None = None,
     label: str = "merge",
 ) -> Table:
@@ -160,10 +160,12 @@ def make_table(
             ranges. Tensors before the layers come from the first slice, those after them from the
             last one.
         headers: Tensors of every model that is named, in state-dict order.
-        dtype: safetensors type of the result.
+        dtype: safetensors type of the result; None: that of the inputs, the smallest that holds
+            them all where they differ.
         base: The base model of methods that have one. As a source of a slice it is no donor.
-        parameters: Settings of the whole merge.
-        defaults: Values in place of a method's own defaults, as for files imported from mergekit.
+        parameters: Settings of the whole merge, or several tables of them, the narrowest first.
+        defaults: Values in place of a method's own defaults, as for files imported from mergekit;
+            REQUIRED for a parameter that must be given.
         label: What error messages call the merge.
 
     Raises:
@@ -171,11 +173,14 @@ def make_table(
         CheckpointError: Tensors whose names or shapes do not fit.
     """
     chosen = method_named(method, label)
-    if dtype not in KERNEL_CODE:
+    if dtype is not None and dtype not in KERNEL_CODE:
         raise RecipeError(f"{label}: dtype {printable(dtype, 40)!r} is not one of F16, BF16, F32")
     if not slices:
         raise RecipeError(f"{label}: there is nothing to merge")
-    maker = _Maker(chosen, headers, dtype, parameters or {}, defaults or {}, label)
+    levels = (parameters,) if isinstance(parameters, Mapping) else tuple(parameters)
+    maker = _Maker(chosen, headers, dtype, levels, defaults or {}, label)
+    if len(slices) == 1 and all(use.layers is None for use in slices[0].sources):
+        return Table(tuple(maker.whole_rows(slices[0], slices[0].base or base)))
     rows: list[Row] = []
     layer = 0
     for number, part in enumerate(slices):
@@ -196,76 +201,103 @@ class _Model:
     end: int
 
 
+#: A slice with its base and its donors.
+_Uses = tuple[Slice, Use | None, list[Use]]
+
+
 class _Maker:
     def __init__(
         self,
         method: Method,
         headers: Headers,
-        dtype: str,
-        parameters: Mapping[str, Any],
+        dtype: str | None,
+        levels: Sequence[Mapping[str, Any]],
         defaults: Mapping[str, Any],
         label: str,
     ) -> None:
         self._method = method
         self._headers = headers
         self._dtype = dtype
-        self._parameters = parameters
+        self._levels = list(levels)
         self._defaults = {k: v for k, v in defaults.items() if k in _names(method)}
         self._label = label
+
+    def whole_rows(self, part: Slice, base: str | None) -> list[Row]:
+        """Rows of a merge of whole models, which may have several lists of layers."""
+        uses = self._uses(part, base)
+        labels = _labels(uses)
+        tensors = self._tensors(labels[0])
+        self._same_names(uses, [set(self._tensors(label)) for label in labels], "")
+        counts: dict[str, int] = {}
+        for name in tensors:
+            place, within = split_layer(name), layer_list(name)
+            if place is not None and within is not None:
+                counts[within] = max(counts.get(within, 0), place[0] + 1)
+        rows = []
+        for name in tensors:
+            place, within = split_layer(name), layer_list(name)
+            at = 0.0
+            if place is not None and within is not None:
+                at = place_of_layer(place[0], counts[within])
+            rows.append(self._row(uses, name, [name] * len(labels), at))
+        return rows
+
+    def _uses(self, part: Slice, base: str | None) -> _Uses:
+        """Base and donors of a slice, as many as the method takes."""
+        sources = list(part.sources)
+        if not sources:
+            raise RecipeError(f"{self._label}: a slice has no sources")
+        labels = [use.model for use in sources]
+        if len(set(labels)) < len(labels):
+            raise RecipeError(f"{self._label}: a model is named twice in one slice")
+        base_use, donors = None, sources
+        if base is not None and self._method.base != "none":
+            own = [use for use in sources if use.model == base]
+            base_use = own[0] if own else Use(base, sources[0].layers)
+            donors = [use for use in sources if use.model != base]
+        self._method.require_inputs(base_use is not None, len(donors), self._label)
+        self._check_names(part, sources)
+        return part, base_use, donors
 
     def slice_rows(
         self, part: Slice, base: str | None, layer: int, first: bool, last: bool
     ) -> tuple[list[Row], int]:
-        uses = list(part.sources)
-        if not uses:
-            raise RecipeError(f"{self._label}: a slice has no sources")
-        labels = [use.model for use in uses]
-        if len(set(labels)) < len(labels):
-            raise RecipeError(f"{self._label}: a model is named twice in one slice")
-        if base is None or self._method.base == "none":
-            base_use, donors = None, uses
-        else:
-            own = [use for use in uses if use.model == base]
-            base_use = own[0] if own else Use(base, uses[0].layers)
-            donors = [use for use in uses if use.model != base]
-        where = self._label
-        self._method.require_inputs(base_use is not None, len(donors), where)
-        self._check_names(part, uses)
+        uses = self._uses(part, base)
+        _, base_use, donors = uses
         models = [self._model(use) for use in ([base_use] if base_use else []) + donors]
         counts = {model.end - model.begin for model in models}
         if len(counts) > 1:
             raise RecipeError(
-                f"{where}: the sources of a slice have {' and '.join(map(str, sorted(counts)))} "
-                "layers; give them layer ranges of one length"
+                f"{self._label}: the sources of a slice have "
+                f"{' and '.join(map(str, sorted(counts)))} layers; give them layer ranges of one "
+                "length"
             )
-        uses_here = (part, base_use, donors)
         outside = [*(models[0].before if first else []), *(models[0].after if last else [])]
-        self._check_outside(uses_here, models, outside, first and last)
+        self._check_outside(uses, models, outside, first and last)
         count = counts.pop()
+        after = set(models[0].after)
         rows = [
-            self._row(uses_here, name, [name] * len(models), 0.0)
+            self._row(uses, name, [name] * len(models), 0.0)
             for name in outside
-            if name not in set(models[0].after)
+            if name not in after
         ]
         for number in range(count):
             place = place_of_layer(number, count)
-            rows += self._layer_rows(uses_here, models, number, layer + number, place)
+            rows += self._layer_rows(uses, models, number, layer + number, place)
         if last:
-            rows += [
-                self._row(uses_here, name, [name] * len(models), 0.0) for name in models[0].after
-            ]
+            rows += [self._row(uses, name, [name] * len(models), 0.0) for name in models[0].after]
         return rows, layer + count
 
     def _layer_rows(
         self,
-        uses: tuple[Slice, Use | None, list[Use]],
+        uses: _Uses,
         models: list[_Model],
         number: int,
         out: int,
         place: float,
     ) -> list[Row]:
         names = [model.layers[model.begin + number] for model in models]
-        self._same_names(uses, [set(each) for each in names], f"layer {number}")
+        self._same_names(uses, [set(each) for each in names], f" (layer {number})")
         return [
             self._row(uses, _in_layer(names[0][rest], rest, out), [n[rest] for n in names], place)
             for rest in names[0]
@@ -273,7 +305,7 @@ class _Maker:
 
     def _check_outside(
         self,
-        uses: tuple[Slice, Use | None, list[Use]],
+        uses: _Uses,
         models: list[_Model],
         names: list[str],
         whole: bool,
@@ -282,35 +314,44 @@ class _Maker:
         found = [{*model.before, *model.after} for model in models]
         if not whole:
             found = [each & set(names) for each in found]
-        self._same_names(uses, found, "outside of the layers")
+        self._same_names(uses, found, " (outside of the layers)")
 
-    def _same_names(
-        self, uses: tuple[Slice, Use | None, list[Use]], names: list[set[str]], what: str
-    ) -> None:
-        _, base, donors = uses
-        labels = [use.model for use in ([base] if base else []) + donors]
+    def _same_names(self, uses: _Uses, names: list[set[str]], what: str) -> None:
+        labels = _labels(uses)
         for label, each in zip(labels[1:], names[1:], strict=True):
             for missing, verb in ((names[0] - each, "lacks"), (each - names[0], "has beyond")):
                 if missing:
-                    beyond = f" those of {labels[0]}" if verb == "has beyond" else ""
+                    beyond = f" those of {printable(labels[0])}" if verb == "has beyond" else ""
+                    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
                     raise CheckpointError(
                         f"{self._label}: {printable(label)} {verb}{beyond} tensor "
-                        f"{printable(min(missing))!r} ({what}); only models with the same tensors "
-                        "can be merged"
+                        f"{printable(min(missing))!r}{what}{more}; only models with the same "
+                        "tensors can be merged"
                     )
 
+    def _tensors(self, model: str) -> Mapping[str, TensorInfo]:
+        if model not in self._headers:
+            raise RecipeError(f"{self._label}: there is no model {printable(model)!r}")
+        return self._headers[model]
+
     def _model(self, use: Use) -> _Model:
-        if use.model not in self._headers:
-            raise RecipeError(f"{self._label}: there is no model {printable(use.model)!r}")
         before: list[str] = []
         after: list[str] = []
         layers: dict[int, dict[str, str]] = {}
-        for name in self._headers[use.model]:
+        lists: set[str | None] = set()
+        for name in self._tensors(use.model):
             place = split_layer(name)
             if place is None:
                 (after if layers else before).append(name)
             else:
+                lists.add(layer_list(name))
                 layers.setdefault(place[0], {})[place[1]] = name
+        if len(lists) > 1:
+            raise RecipeError(
+                f"{self._label}: {printable(use.model)} has {len(lists)} lists of layers "
+                f"({', '.join(printable(each, 60) for each in sorted(map(str, lists)))}); a layer "
+                "range has to say of which, so give each its own entry under `modules:`"
+            )
         begin, end = use.layers or (0, max(layers, default=-1) + 1)
         absent = [number for number in range(begin, end) if number not in layers]
         if begin < 0 or end < begin or absent:
@@ -324,7 +365,7 @@ class _Maker:
         """Every parameter is one of the method's, at a place where it can stand."""
         scopes = {p.name: p for p in self._method.parameters}
         for settings, own, where in (
-            (self._parameters, False, self._label),
+            *((level, False, self._label) for level in self._levels),
             (part.parameters, False, f"{self._label}: slice"),
             *((use.parameters, True, f"{self._label}: {printable(use.model)}") for use in uses),
         ):
@@ -336,31 +377,25 @@ class _Maker:
                         "parameters of the merge"
                     )
 
-    def _row(
-        self,
-        uses: tuple[Slice, Use | None, list[Use]],
-        name: str,
-        sources: Sequence[str],
-        place: float,
-    ) -> Row:
+    def _row(self, uses: _Uses, name: str, sources: Sequence[str], place: float) -> Row:
         part, base, donors = uses
-        labels = [use.model for use in ([base] if base else []) + donors]
-        inputs = [Source(label, tensor) for label, tensor in zip(labels, sources, strict=True)]
+        inputs = [Source(label, n) for label, n in zip(_labels(uses), sources, strict=True)]
         infos = [self._headers[source.model][source.tensor] for source in inputs]
         self._check_tensors(inputs, infos)
         given: dict[str, Any] = {}
         for parameter in self._method.parameters:
             if parameter.scope == "merge":
-                levels = [part.parameters, self._parameters, self._defaults]
-                given[parameter.name] = self._value(parameter.name, levels, name, place)
+                levels = [part.parameters, *self._levels]
+                given[parameter.name] = self._value(parameter.name, levels, name, place, "")
                 continue
             skip = 0 if base is None else 1
             given[parameter.name] = tuple(
                 self._value(
                     parameter.name,
-                    [use.parameters, part.parameters, self._parameters, self._defaults],
+                    [use.parameters, part.parameters, *self._levels],
                     source,
                     place,
+                    f" of {printable(use.model)}",
                 )
                 for use, source in zip(donors, sources[skip:], strict=True)
             )
@@ -369,7 +404,7 @@ class _Maker:
         return Row(
             tensor=name,
             shape=infos[0].shape,
-            dtype=self._dtype,
+            dtype=self._dtype or promoted(info.dtype for info in infos),
             method=self._method.name,
             base=inputs[0] if base else None,
             models=tuple(inputs[1:] if base else inputs),
@@ -377,14 +412,25 @@ class _Maker:
         )
 
     def _value(
-        self, parameter: str, levels: Sequence[Mapping[str, Any]], tensor: str, place: float
+        self,
+        parameter: str,
+        levels: Sequence[Mapping[str, Any]],
+        tensor: str,
+        place: float,
+        whose: str,
     ) -> Any:
         for level in levels:
             if parameter in level:
                 found = value_at(level[parameter], tensor, place, f"{self._label}: {parameter}")
                 if found is not None:
                     return found
-        return None
+        default = self._defaults.get(parameter)
+        if default == REQUIRED:
+            raise RecipeError(
+                f"{self._label}: {parameter}{whose} has no value for {printable(tensor)}; give one "
+                "for every tensor, behind filters as a last entry {value: …}"
+            )
+        return default
 
     def _check_tensors(self, sources: Sequence[Source], infos: Sequence[TensorInfo]) -> None:
         for source, info in zip(sources, infos, strict=True):
@@ -400,6 +446,12 @@ class _Maker:
 
 def _names(method: Method) -> set[str]:
     return {parameter.name for parameter in method.parameters}
+
+
+def _labels(uses: _Uses) -> list[str]:
+    """The models of a slice, the base first."""
+    _, base, donors = uses
+    return [use.model for use in ([base] if base else []) + donors]
 
 
 def _in_layer(name: str, rest: str, number: int) -> str:

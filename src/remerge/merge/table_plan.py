@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.kernels.blocks import RawTensor
+from remerge.merge.computed import ComputedModel, Memory, all_inputs
 from remerge.merge.table import Row, Source, Table
 from remerge.methods.method import Chunks, Input, Inputs
 from remerge.methods.registry import METHODS
@@ -36,61 +39,93 @@ class TablePlan:
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...] = ()
     unties: bool = False
+    computed: Mapping[str, ComputedModel] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
 
     def parameters(self) -> dict[str, Any]:
         """What is merged, for manifest and resume key: no paths, no machine."""
-        return {
+        described: dict[str, Any] = {
             "methods": sorted({row.method for row in self.table}),
             "models": sorted(self.models),
             "table": self.table.digest(),
         }
+        if self.computed:
+            described["computed"] = {n: m.plan.parameters() for n, m in self.computed.items()}
+        return described
 
     def inputs(self) -> dict[str, dict[str, Any]]:
         """Identity of every input folder, by label."""
-        return {label: input_identity(model.folder) for label, model in self.models.items()}
+        files = {
+            label: input_identity(model.folder)
+            for label, model in self.models.items()
+            if label not in self.computed
+        }
+        return all_inputs(files, self.computed)
 
-    def details(self) -> None:
-        """Nothing: the digest of the table stands for all of it."""
+    def details(self) -> Any:
+        """What computed models depend on besides; the table's digest stands for the rest."""
+        return {n: m.plan.details() for n, m in self.computed.items()} if self.computed else None
 
     def reads(self, tensor: OutputTensor) -> list[TensorInfo]:
         """The input tensors that `compute` maps."""
-        return [self.tensors[source] for source in self.rows[tensor.name].sources]
+        found: list[TensorInfo] = []
+        for source in self.rows[tensor.name].sources:
+            info, model = self.tensors[source], self.computed.get(source.model)
+            found += [info] if model is None else model.plan.reads(model.tensor_of(info))
+        return found
+
+    def needs(self, tensor: OutputTensor) -> int:
+        """Bytes of computed inputs that are held while the tensor is merged."""
+        own, below = 0, 0
+        for source in dict.fromkeys(self.rows[tensor.name].sources):
+            if source.model in self.computed:
+                info = self.tensors[source]
+                own += info.nbytes
+                below = max(below, self.computed[source.model].needs(info) - info.nbytes)
+        return own + below
 
     def chunks(self, tensor: OutputTensor) -> Chunks:
         """Merge one tensor: yields its bytes in order, returns its statistics."""
         row = self.rows[tensor.name]
+        found: dict[Source, np.ndarray] = {}
+        for source in row.sources:
+            if source.model in self.computed and source not in found:
+                found[source] = self.computed[source.model].bytes_of(self.tensors[source])
         inputs = Inputs(
             name=row.tensor,
             shape=row.shape,
             dtype=row.dtype,
-            base=None if row.base is None else self._input(row.base),
-            models=tuple(self._input(source) for source in row.models),
+            base=None if row.base is None else self._input(row.base, found),
+            models=tuple(self._input(source, found) for source in row.models),
         )
         return METHODS[row.method].compute(inputs, dict(row.parameters))
 
     def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
         """Merge one tensor into `emit`; return its statistics."""
-        chunks = self.chunks(tensor)
-        while True:
-            try:
-                emit(next(chunks))
-            except StopIteration as end:
-                statistics: dict[str, Any] = end.value
-                return statistics
+        with self.memory.held(self.needs(tensor)):
+            chunks = self.chunks(tensor)
+            while True:
+                try:
+                    emit(next(chunks))
+                except StopIteration as end:
+                    statistics: dict[str, Any] = end.value
+                    return statistics
 
-    def _input(self, source: Source) -> Input:
+    def _input(self, source: Source, computed: Mapping[Source, np.ndarray]) -> Input:
         info = self.tensors[source]
-        raw = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
+        data = computed.get(source)
+        raw = RawTensor(raw_bytes(info) if data is None else data, KERNEL_CODE[info.dtype])
         return Input(source.model, raw, str(info.path))
 
 
 def plan_table(
     table: Table,
-    models: Mapping[str, Checkpoint],
+    models: Mapping[str, Checkpoint | ComputedModel],
     *,
     shard_bytes: int,
     label: str = "merge",
     notes: tuple[Note, ...] = (),
+    unties: bool = False,
 ) -> TablePlan:
     """Check a table against the headers of its models and lay out the result.
 
@@ -100,11 +135,14 @@ def plan_table(
         shard_bytes: Size limit of an output file.
         label: What the progress bar and error messages call the merge.
         notes: Lines of the manifest.
+        unties: Whether the output head is a matrix of its own in the result, and not in its config.
 
     Raises:
         CheckpointError: A row reads a tensor that is missing or of another shape or type.
         RecipeError: A model that is not there, or two rows for one tensor.
     """
+    computed = {n: m for n, m in models.items() if isinstance(m, ComputedModel)}
+    files = {n: m.checkpoint if isinstance(m, ComputedModel) else m for n, m in models.items()}
     tensors: dict[Source, TensorInfo] = {}
     rows: dict[str, Row] = {}
     for row in table:
@@ -113,9 +151,9 @@ def plan_table(
         rows[row.tensor] = row
         for source in row.sources:
             where = f"{label}: {printable(source.model)}"
-            if source.model not in models:
+            if source.model not in files:
                 raise RecipeError(f"{where} is not among the models")
-            info = models[source.model].tensors.get(source.tensor)
+            info = files[source.model].tensors.get(source.tensor)
             if info is None:
                 raise CheckpointError(f"{where} has no tensor {printable(source.tensor)!r}")
             if info.dtype not in KERNEL_CODE or info.shape != row.shape:
@@ -125,4 +163,14 @@ def plan_table(
                 )
             tensors[source] = info
     outputs = [OutputTensor(row.tensor, row.dtype, row.shape) for row in table]
-    return TablePlan(label, table, models, tensors, rows, plan_shards(outputs, shard_bytes), notes)
+    return TablePlan(
+        label=label,
+        table=table,
+        models=files,
+        tensors=tensors,
+        rows=rows,
+        shards=plan_shards(outputs, shard_bytes),
+        notes=notes,
+        unties=unties,
+        computed=computed,
+    )

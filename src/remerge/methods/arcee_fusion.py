@@ -11,12 +11,10 @@ import math
 
 import numpy as np
 
-from remerge.kernels.blocks import address
 from remerge.kernels.fusion import divergences, fuse_chunk, importance_chunk
 from remerge.methods.method import Chunks, Inputs, Method, Values
 from remerge.methods.selection import ascending
 from remerge.methods.stream import check, in_chunks
-from remerge.tensors.dtypes import KERNEL_CODE
 
 
 def compute(inputs: Inputs, values: Values) -> Chunks:
@@ -24,8 +22,8 @@ def compute(inputs: Inputs, values: Values) -> Chunks:
     if not inputs.size:
         return {}
     assert inputs.base is not None
-    base, model, width = inputs.base.raw, inputs.models[0].raw, inputs.row
-    tensors = (address(base.raw_u8), base.code, address(model.raw_u8), model.code)
+    width = inputs.row
+    tensors = (inputs.base.raw.record, inputs.models[0].raw.record)
     rows = inputs.size // width
     divergence = np.empty(rows, np.float32)
     check(inputs, divergences(*tensors, 0, rows, width, divergence))
@@ -40,19 +38,8 @@ def compute(inputs: Inputs, values: Values) -> Chunks:
         threshold = np.float32(second + np.float32(1.5) * np.float32(third - first))
     kept = np.zeros(1, np.int64)
 
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return fuse_chunk(
-            *tensors,
-            divergence,
-            width,
-            threshold,
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            inputs.block,
-            kept,
-        )
+    def run(part: np.void) -> int:
+        return fuse_chunk(*tensors, divergence, width, threshold, part, kept)
 
     yield from in_chunks(inputs, run)
     return {"kept": int(kept[0])}

@@ -18,7 +18,8 @@ from remerge.methods.task_vectors import (
     ELECT,
     Kept,
     density_parameter,
-    normalize_parameter,
+    normalize_parameters,
+    require_divisor,
     rescale_parameter,
     thinning,
 )
@@ -64,7 +65,7 @@ _PARAMETERS = (
         high=1.0,
         scope="model",
     ),
-    normalize_parameter(False),
+    *normalize_parameters(False),
     rescale_parameter(False),
 )
 BREADCRUMBS = Method(
@@ -75,6 +76,7 @@ BREADCRUMBS = Method(
     models=(1, None),
     parameters=_PARAMETERS,
     compute=_add,
+    examine=require_divisor,
 )
 BREADCRUMBS_TIES = Method(
     name="breadcrumbs_ties",
@@ -84,4 +86,5 @@ BREADCRUMBS_TIES = Method(
     models=(1, None),
     parameters=(*_PARAMETERS, ELECT),
     compute=_add_agreeing,
+    examine=require_divisor,
 )

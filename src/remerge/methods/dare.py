@@ -21,7 +21,8 @@ from remerge.methods.task_vectors import (
     Kept,
     asks_for_l1,
     density_parameter,
-    normalize_parameter,
+    normalize_parameters,
+    require_divisor,
     rescale_parameter,
     thinning,
 )
@@ -43,7 +44,7 @@ _add, _add_agreeing = thinning(kept_at_random, asks_for_l1)
 _PARAMETERS = (
     *COMMON,
     density_parameter(),
-    normalize_parameter(False),
+    *normalize_parameters(False),
     rescale_parameter(True),
     RESCALE_NORM,
     SEED,
@@ -56,6 +57,7 @@ DARE_LINEAR = Method(
     models=(1, None),
     parameters=_PARAMETERS,
     compute=_add,
+    examine=require_divisor,
 )
 DARE_TIES = Method(
     name="dare_ties",
@@ -65,4 +67,5 @@ DARE_TIES = Method(
     models=(1, None),
     parameters=(*_PARAMETERS, ELECT),
     compute=_add_agreeing,
+    examine=require_divisor,
 )

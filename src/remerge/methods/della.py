@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from remerge.errors import RecipeError, printable
-from remerge.kernels.blocks import OK, address
+from remerge.kernels.blocks import OK
 from remerge.kernels.philox import draw_key
-from remerge.kernels.ranks import della_table
+from remerge.kernels.ranks import DRAW, della_table
 from remerge.kernels.task_vectors import KEEP_TABLE
 from remerge.methods.method import Inputs, Method, Parameter, Values
 from remerge.methods.task_vectors import (
@@ -24,7 +24,8 @@ from remerge.methods.task_vectors import (
     Kept,
     asks_for_l1,
     density_parameter,
-    normalize_parameter,
+    normalize_parameters,
+    require_divisor,
     rescale_parameter,
     thinning,
 )
@@ -33,28 +34,23 @@ from remerge.methods.task_vectors import (
 def kept_by_probability(inputs: Inputs, values: Values) -> Kept:
     """A table of factors by donor, filled from the ranks within rows."""
     assert inputs.base is not None
-    base, donors = inputs.base.raw, [donor.raw for donor in inputs.models]
+    base, donors = inputs.base.raw.record, [donor.raw.record for donor in inputs.models]
     by_probability = values["rescale"] and values["rescale_norm"] == "density"
-    keys = [draw_key(values["seed"], i, inputs.name) for i in range(len(donors))]
+    draws = np.array(
+        [
+            (density, epsilon, draw_key(values["seed"], i, inputs.name), by_probability)
+            for i, (density, epsilon) in enumerate(
+                zip(values["density"], values["epsilon"], strict=True)
+            )
+        ],
+        DRAW,
+    )
 
     def fill(i: int, begin: int, end: int, table: np.ndarray) -> int:
         if values["density"][i] == 1.0:
             table[: end - begin] = 1
             return OK
-        return della_table(
-            address(base.raw_u8),
-            base.code,
-            address(donors[i].raw_u8),
-            donors[i].code,
-            begin,
-            end,
-            inputs.row,
-            values["density"][i],
-            values["epsilon"][i],
-            *keys[i],
-            by_probability,
-            table,
-        )
+        return della_table(base, donors[i], begin, end, inputs.row, draws[i], table)
 
     return Kept(KEEP_TABLE, fill_table=fill)
 
@@ -63,6 +59,7 @@ _add, _add_agreeing = thinning(kept_by_probability, asks_for_l1)
 
 
 def _examine(values: Values, where: str) -> None:
+    require_divisor(values, where)
     for density, epsilon in zip(values["density"], values["epsilon"], strict=True):
         if density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
             raise RecipeError(
@@ -93,7 +90,7 @@ DELLA = Method(
     source="Deep et al. 2024, arXiv 2406.11617",
     base="required",
     models=(1, None),
-    parameters=(*_PARAMETERS, normalize_parameter(True), ELECT),
+    parameters=(*_PARAMETERS, *normalize_parameters(True), ELECT),
     compute=_add_agreeing,
     examine=_examine,
 )
@@ -103,7 +100,7 @@ DELLA_LINEAR = Method(
     source="Deep et al. 2024, arXiv 2406.11617",
     base="required",
     models=(1, None),
-    parameters=(*_PARAMETERS, normalize_parameter(False)),
+    parameters=(*_PARAMETERS, *normalize_parameters(False)),
     compute=_add,
     examine=_examine,
 )

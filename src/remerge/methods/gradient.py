@@ -20,7 +20,7 @@ import numpy as np
 from remerge.architectures.alignment import Aligned, align_heads
 from remerge.architectures.heads import is_tied
 from remerge.errors import CheckpointError, RecipeError, printable
-from remerge.kernels.blocks import DEFAULT_BLOCK, address
+from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor
 from remerge.methods.gradient_kernel import blend_chunk
 from remerge.shards.chunks import emit_chunks
 from remerge.shards.inputs import input_identity, require_distinct
@@ -182,23 +182,14 @@ class GradientPlan:
         """Blend one tensor; its statistics are the ratio."""
         ratio = self.ratios[tensor.name]
         one, two = self.reads(tensor)
-        raw1, raw2 = raw_bytes(one), raw_bytes(two)
+        first = RawTensor(raw_bytes(one), KERNEL_CODE[one.dtype])
+        second = RawTensor(raw_bytes(two), KERNEL_CODE[two.dtype])
 
-        def blend(begin: int, end: int, out: np.uint64) -> int:
-            return blend_chunk(
-                address(raw1),
-                KERNEL_CODE[one.dtype],
-                address(raw2),
-                KERNEL_CODE[two.dtype],
-                ratio,
-                begin,
-                end,
-                out,
-                KERNEL_CODE[tensor.dtype],
-                self.block,
-            )
+        def blend(part: np.void) -> int:
+            return blend_chunk(first.record, second.record, ratio, part)
 
-        emit_chunks(tensor, emit, blend, {self.first.label: one, self.second.label: two})
+        inputs = {self.first.label: one, self.second.label: two}
+        emit_chunks(tensor, emit, blend, inputs, block=self.block)
         return {"ratio": ratio}
 
 

@@ -18,11 +18,19 @@ from remerge.methods.weighted import weighted_sum
 
 #: A sum of weights nearer to 0 than this divides nothing.
 NO_SUM = 1e-8
+#: The share of the sum of their magnitudes below which a sum of weights divides nothing.
+NEARLY_ZERO = 1e-6
 
 
 def sum_of_weights(weights: Sequence[float]) -> np.float32:
     """The sum of the weights as float32 numbers: exact, rounded to float64, then to float32."""
     return np.float32(math.fsum(float(np.float32(weight)) for weight in weights))
+
+
+def nearly_zero(weights: Sequence[float]) -> bool:
+    """Whether weights of different signs sum to so little that a quotient is noise."""
+    given = [float(np.float32(weight)) for weight in weights]
+    return abs(math.fsum(given)) < NEARLY_ZERO * math.fsum(map(abs, given))
 
 
 def compute(inputs: Inputs, values: Values) -> Chunks:
@@ -36,9 +44,12 @@ def compute(inputs: Inputs, values: Values) -> Chunks:
 
 
 def _examine(values: Values, where: str) -> None:
-    if values["normalize"] and abs(sum_of_weights(values["weight"])) < NO_SUM:
+    weights = values["weight"]
+    small = abs(sum_of_weights(weights)) < NO_SUM or nearly_zero(weights)
+    if values["normalize"] and small:
         raise RecipeError(
-            f"{printable(where)}: the weights of linear sum to 0; set normalize: false for a sum"
+            f"{printable(where)}: the weights of linear sum to 0 or nearly so; set normalize: "
+            "false for a sum"
         )
 
 

@@ -29,6 +29,8 @@ Values = Mapping[str, Any]
 #: Yields the tensor's little-endian bytes in order, each chunk valid until the next one is asked
 #: for; returns statistics.
 Chunks = Generator[np.ndarray, None, dict[str, Any]]
+#: Stands for a default where there is none: every model must give the value.
+REQUIRED = "required"
 #: Parameters are rounded to float32 where they meet weights.
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -43,7 +45,8 @@ class Parameter:
     choices      the words of a choice
     scope        `merge`: one value; `model`: one for each model without the base
     per_tensor   may change along the model: lists as gradients, and filters
-    mergekit     the value that mergekit works with, where that is not `default`
+    mergekit     the value that mergekit works with, where that is not `default`; REQUIRED where it
+                 wants one
     """
 
     name: str
@@ -233,7 +236,9 @@ def _filled(parameter: Parameter, value: Any, where: str) -> Any:
 
 
 #: Parameters that several methods share.
-WEIGHT = Parameter("weight", "float", "factor of the model", default=1.0, scope="model")
+WEIGHT = Parameter(
+    "weight", "float", "factor of the model", default=1.0, scope="model", mergekit=REQUIRED
+)
 FLOOR = Parameter(
     "floor",
     "float",

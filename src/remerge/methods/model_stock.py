@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from remerge.kernels.blocks import address, addresses, codes
+from remerge.kernels.blocks import records
 from remerge.kernels.stock import interpolation_shares, stock_chunk
 from remerge.kernels.sums import row_sums
 from remerge.methods.method import FLOOR, Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.slerp import significant
 from remerge.methods.stream import bad_number, in_chunks, spans
-from remerge.tensors.dtypes import KERNEL_CODE
 
 
 def _shares(inputs: Inputs, width: int, floor: float) -> np.ndarray:
@@ -40,29 +39,12 @@ def compute(inputs: Inputs, values: Values) -> Chunks:
     if not inputs.size:
         return {}
     assert inputs.base is not None
-    base = inputs.base.raw
-    models = [model.raw for model in inputs.models]
+    base = inputs.base.raw.record
+    models = records([model.raw for model in inputs.models])
     width = inputs.row if values["filter_wise"] else inputs.size
     found = _shares(inputs, width, values["floor"])
     shares = np.stack([found, 1.0 - found], axis=1).astype(np.float32)
-    where, types = addresses(models), codes(models)
-
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return stock_chunk(
-            address(base.raw_u8),
-            base.code,
-            where,
-            types,
-            shares,
-            width,
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            inputs.block,
-        )
-
-    yield from in_chunks(inputs, run)
+    yield from in_chunks(inputs, lambda part: stock_chunk(base, models, shares, width, part))
     if values["filter_wise"]:
         return {"t": [significant(float(found.min())), significant(float(found.max()))]}
     return {"t": significant(float(found[0]))}

@@ -9,33 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from remerge.kernels.blocks import address
 from remerge.kernels.nearswap import nearswap_chunk
 from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.stream import in_chunks
-from remerge.tensors.dtypes import KERNEL_CODE
 
 
 def compute(inputs: Inputs, values: Values) -> Chunks:
     """Merge one tensor."""
     assert inputs.base is not None
-    base, model = inputs.base.raw, inputs.models[0].raw
-
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return nearswap_chunk(
-            address(base.raw_u8),
-            base.code,
-            address(model.raw_u8),
-            model.code,
-            np.float32(values["t"]),
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            inputs.block,
-        )
-
-    yield from in_chunks(inputs, run)
+    base, model = inputs.base.raw.record, inputs.models[0].raw.record
+    t = np.float32(values["t"])
+    yield from in_chunks(inputs, lambda part: nearswap_chunk(base, model, t, part))
     return {}
 
 

@@ -11,29 +11,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from remerge.kernels.blocks import address
 from remerge.kernels.combine import scale_chunk
 from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.stream import in_chunks
-from remerge.tensors.dtypes import KERNEL_CODE
 
 
 def copied(inputs: Inputs, scale: float | None = None) -> Iterator[np.ndarray]:
     """Yield the bytes of the first model in the output type, times `scale` where there is one."""
-    model = inputs.models[0]
+    model = inputs.models[0].raw.record
+    factor = np.float32(1 if scale is None else scale)
 
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return scale_chunk(
-            address(model.raw.raw_u8),
-            model.raw.code,
-            scale is not None,
-            np.float32(1 if scale is None else scale),
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            inputs.block,
-        )
+    def run(part: np.void) -> int:
+        return scale_chunk(model, scale is not None, factor, part)
 
     yield from in_chunks(inputs, run)
 

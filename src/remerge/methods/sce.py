@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from remerge.kernels.blocks import address, addresses, codes
-from remerge.kernels.sce import energy_chunk, sce_chunk, variance_chunk
+from remerge.kernels.blocks import records
+from remerge.kernels.sce import SELECTION, energy_chunk, sce_chunk, variance_chunk
 from remerge.kernels.sums import LANES
 from remerge.methods.method import FLOOR, Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.selection import kth_largest
@@ -18,7 +18,6 @@ from remerge.methods.slerp import significant
 from remerge.methods.stream import check, in_chunks, spans
 from remerge.methods.task_vectors import INT8_MASK
 from remerge.methods.trim import Trim
-from remerge.tensors.dtypes import KERNEL_CODE
 
 
 def weights_of(energies: list[float], floor: float) -> list[float]:
@@ -35,8 +34,7 @@ def compute(inputs: Inputs, values: Values) -> Chunks:
         return {}
     assert inputs.base is not None
     models = [model.raw for model in inputs.models]
-    where, types = addresses(models), codes(models)
-    tensors = (address(inputs.base.raw.raw_u8), inputs.base.raw.code, where, types)
+    tensors = (inputs.base.raw.record, records(models))
 
     def variances(begin: int, end: int, out_f32: np.ndarray) -> None:
         check(inputs, variance_chunk(*tensors, begin, end, out_f32))
@@ -51,26 +49,17 @@ def compute(inputs: Inputs, values: Values) -> Chunks:
             changed += int(np.count_nonzero(buffer[: end - begin]))
         kept = math.floor(changed * values["select_topk"])
         trim = kth_largest(variances, inputs.size, kept)
-    chosen = (selects, trim.threshold, trim.last)
+    selection = np.array([(selects, trim.threshold, trim.last)], SELECTION)[0]
     lanes = np.zeros((len(models), LANES), np.float64)
     for begin, end in spans(inputs.size):
-        check(inputs, energy_chunk(*tensors, *chosen, begin, end, lanes))
+        check(inputs, energy_chunk(*tensors, selection, begin, end, lanes))
     energies = [math.fsum(row) / inputs.size for row in lanes.tolist()]
     weights = weights_of(energies, values["floor"])
     narrow = np.array(weights, np.float64).astype(np.float32)
+    floor = np.float32(values["floor"])
 
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return sce_chunk(
-            *tensors,
-            *chosen,
-            narrow,
-            np.float32(values["floor"]),
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            inputs.block,
-        )
+    def run(part: np.void) -> int:
+        return sce_chunk(*tensors, selection, narrow, floor, part)
 
     yield from in_chunks(inputs, run)
     return {"kept": kept, "weights": [significant(weight) for weight in weights]}

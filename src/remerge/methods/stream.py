@@ -1,6 +1,6 @@
 """Running a kernel over one tensor in chunks, and naming the number that it could not take.
 
->>> yield from in_chunks(inputs, lambda begin, end, out: linear_chunk(…, begin, end, out, …))
+>>> yield from in_chunks(inputs, lambda part: combine_chunk(base, …, part))
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import BAD_INPUT, OK, OVERFLOW, address
+from remerge.kernels.blocks import BAD_INPUT, OK, OVERFLOW, address, part_of
 from remerge.methods.method import Inputs
-from remerge.tensors.dtypes import ITEM_SIZE
+from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 
 #: Elements a call of a kernel.
 CHUNK = 1 << 18
 
-#: A kernel's call for elements [begin, end), whose first result goes to the address.
-Kernel = Callable[[int, int, np.uint64], int]
+#: A kernel's call for a PART; it returns a status.
+Kernel = Callable[[np.void], int]
 
 
 def spans(size: int, row: int = 1) -> Iterator[tuple[int, int]]:
@@ -38,12 +38,12 @@ def in_chunks(inputs: Inputs, kernel: Kernel, row: int = 1) -> Iterator[np.ndarr
     Raises:
         NumericError: NaN or Inf in an input, or a result that the output type cannot hold.
     """
-    width = ITEM_SIZE[inputs.dtype]
+    width, code = ITEM_SIZE[inputs.dtype], KERNEL_CODE[inputs.dtype]
     out_u8 = np.empty(0, np.uint8)
     for begin, end in spans(inputs.size, row):
         if out_u8.size < (end - begin) * width:
             out_u8 = np.empty((end - begin) * width, np.uint8)
-        check(inputs, kernel(begin, end, address(out_u8)))
+        check(inputs, kernel(part_of(begin, end, address(out_u8), code, inputs.block)))
         yield out_u8[: (end - begin) * width]
 
 

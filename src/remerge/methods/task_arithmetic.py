@@ -8,7 +8,13 @@ Source: Ilharco et al. 2022, "Editing models with task arithmetic" (arXiv 2212.0
 from __future__ import annotations
 
 from remerge.methods.method import Chunks, Inputs, Method, Values
-from remerge.methods.task_vectors import COMMON, Kept, add_task_vectors, normalize_parameter
+from remerge.methods.task_vectors import (
+    COMMON,
+    Kept,
+    add_task_vectors,
+    normalize_parameters,
+    require_divisor,
+)
 
 
 def compute(inputs: Inputs, values: Values) -> Chunks:
@@ -24,6 +30,7 @@ METHOD = Method(
     source="Ilharco et al. 2022, arXiv 2212.04089",
     base="required",
     models=(1, None),
-    parameters=(*COMMON, normalize_parameter(False)),
+    parameters=(*COMMON, *normalize_parameters(False)),
     compute=compute,
+    examine=require_divisor,
 )

@@ -7,31 +7,33 @@ steps and their rounding stand in `docs/contract.md`, "Task arithmetic and its k
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import address, addresses, codes
+from remerge.errors import NumericError, RecipeError, printable
+from remerge.kernels.blocks import records
 from remerge.kernels.philox import ALL
 from remerge.kernels.sums import LANES
 from remerge.kernels.task_vectors import (
     COUNT,
+    DONOR,
     KEEP_ALL,
     KEEP_TABLE,
     NONE,
+    RULE,
     SUM,
     add_chunk,
     measure_chunk,
 )
-from remerge.methods.linear import NO_SUM, sum_of_weights
+from remerge.methods.linear import NO_SUM, nearly_zero, sum_of_weights
 from remerge.methods.method import WEIGHT, Chunks, Inputs, Parameter, Values
 from remerge.methods.slerp import significant
 from remerge.methods.stream import check, in_chunks, spans
 from remerge.methods.trim import KEEP_NOTHING, Trim
-from remerge.tensors.dtypes import KERNEL_CODE
 
 #: Sums of magnitudes below this are rescaled by nothing.
 NO_MAGNITUDE = 1e-7
@@ -51,9 +53,53 @@ SEED = Parameter(
 )
 
 
-def normalize_parameter(default: bool) -> Parameter:
-    """The switch `normalize`."""
-    return Parameter("normalize", "bool", "divide by the weights that agree", default=default)
+#: What a negative weight is in a divisor. The second can make it 0, or turn a sign back.
+DIVIDE_BY = Parameter(
+    "divide_by",
+    "choice",
+    "normalize by magnitudes of weights, or by weights with their signs, as mergekit does",
+    default="magnitudes",
+    choices=("magnitudes", "weights"),
+    mergekit="weights",
+)
+#: Donors of which all sums of weights are examined.
+_MOST_DONORS = 20
+
+
+def normalize_parameters(default: bool) -> tuple[Parameter, Parameter]:
+    """The switch `normalize`, and what it divides by."""
+    switch = Parameter("normalize", "bool", "divide by the weights that agree", default=default)
+    return switch, DIVIDE_BY
+
+
+def require_divisor(values: Values, where: str) -> None:
+    """RecipeError if weights with their signs may sum to nearly 0 where `normalize` divides by it.
+
+    With consensus any of the donors may agree, without it all do.
+    """
+    consensus = "elect" in values
+    weights = [float(np.float32(weight)) for weight in values["weight"]]
+    if not values["normalize"] or values["divide_by"] == "magnitudes" or min(weights) >= 0:
+        return
+    advice = "set divide_by: magnitudes, or normalize: false"
+    if consensus and len(weights) > _MOST_DONORS:
+        raise RecipeError(
+            f"{printable(where)}: of {len(weights)} donors with a negative weight among them some "
+            f"may agree whose weights sum to 0; {advice}"
+        )
+    for agreeing in _agreeing(weights) if consensus else [weights]:
+        if nearly_zero(agreeing):
+            raise RecipeError(
+                f"{printable(where)}: the weights {', '.join(f'{w:g}' for w in agreeing)} sum to "
+                f"nearly 0, by which normalize would divide; {advice}"
+            )
+
+
+def _agreeing(weights: Sequence[float]) -> Iterator[list[float]]:
+    """Every set of donors that can agree: those of weight 0 never do."""
+    some = [weight for weight in weights if weight]
+    for size in range(1, len(some) + 1):
+        yield from map(list, combinations(some, size))
 
 
 def rescale_parameter(default: bool) -> Parameter:
@@ -147,7 +193,7 @@ def add_task_vectors(
 
     Args:
         inputs: The tensor; not empty.
-        values: Parameters of the method: weight, lambda, normalize.
+        values: Parameters of the method: weight, lambda, normalize, divide_by.
         kept: What is kept of each donor.
         consensus: NONE, SUM or COUNT.
         match_l1: Multiply what is kept so that the sum of magnitudes is that of all entries.
@@ -155,61 +201,37 @@ def add_task_vectors(
     assert inputs.base is not None
     base, models = inputs.base.raw, [m.raw for m in inputs.models]
     count = len(models)
-    limits, lasts = _windows(kept, count)
-    keys = np.array(kept.keys or [(0, 0)] * count, np.uint32)
-    draw_limits = np.array(kept.draw_limits or [ALL] * count, np.int64)
+    by_magnitudes = values["divide_by"] == "magnitudes"
+    shares = [abs(weight) if by_magnitudes else weight for weight in values["weight"]]
+    donors = _donors(kept, values["weight"], shares)
     row = inputs.row if kept.kind == KEEP_TABLE else 1
     tables = _Tables(kept, count, inputs)
     factors = list(kept.factors or [None] * count)
     if match_l1:
-        factors = [
-            _l1_factor(inputs, i, kept.kind, limits[i], lasts[i], keys[i], draw_limits[i], tables)
-            for i in range(count)
-        ]
+        factors = [_l1_factor(inputs, i, kept.kind, donors[i], tables) for i in range(count)]
     with np.errstate(over="ignore"):
-        rescales = np.array([1.0 if f is None else f for f in factors]).astype(np.float32)
-    if not np.isfinite(rescales).all():
+        donors["rescale"] = np.array([1.0 if f is None else f for f in factors])
+    if not np.isfinite(donors["rescale"]).all():
         raise NumericError(
             f"tensor {printable(inputs.name)!r}: what is kept is too small to be rescaled; keep "
             "more of it, or set rescale: false"
         )
-    divisor = sum_of_weights(values["weight"])
+    divisor = sum_of_weights(shares)
     divisor = np.float32(1) if abs(divisor) < NO_SUM else divisor
     counts = np.zeros(count, np.int64)
-    where, types = addresses(models), codes(models)
-    weights = np.array(values["weight"], np.float64).astype(np.float32)
+    tensors = records(models)
+    terms = (kept.kind, consensus, values["lambda"], divisor, values["normalize"])
+    rule = np.array([terms], RULE)[0]
 
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return add_chunk(
-            address(base.raw_u8),
-            base.code,
-            where,
-            types,
-            kept.kind,
-            limits,
-            lasts,
-            keys,
-            draw_limits,
-            tables.of_all(begin, end),
-            rescales,
-            weights,
-            np.float32(values["lambda"]),
-            values["normalize"],
-            divisor,
-            consensus,
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            inputs.block,
-            counts,
-        )
+    def run(part: np.void) -> int:
+        table = tables.of_all(part["begin"], part["end"])
+        return add_chunk(base.record, tensors, donors, rule, table, part, counts)
 
     yield from in_chunks(inputs, run, row)
     numbers = list(kept.counts) if kept.counts is not None else counts.tolist()
     found: dict[str, Any] = {"kept": numbers}
     if match_l1:
-        found["rescale"] = [significant(float(f)) for f in rescales]
+        found["rescale"] = [significant(float(f)) for f in donors["rescale"]]
     return found
 
 
@@ -239,43 +261,30 @@ class _Tables:
         return self._buffer
 
 
-def _windows(kept: Kept, count: int) -> tuple[np.ndarray, np.ndarray]:
-    none = Trim(KEEP_NOTHING.threshold, -1)
-    trims: Sequence[tuple[Trim, Trim]] = kept.trims or [(none, none)] * count
-    limits = np.array([[t.threshold for t in pair] for pair in trims], np.uint32)
-    return limits, np.array([[t.last for t in pair] for pair in trims], np.int64)
+def _donors(kept: Kept, weights: Sequence[float], shares: Sequence[float]) -> np.ndarray:
+    """DONOR [m], not rescaled."""
+    donors = np.zeros(len(weights), DONOR)
+    donors["limits"], donors["lasts"] = KEEP_NOTHING.threshold, -1
+    if kept.trims:
+        donors["limits"] = [[trim.threshold for trim in pair] for pair in kept.trims]
+        donors["lasts"] = [[trim.last for trim in pair] for pair in kept.trims]
+    if kept.keys:
+        donors["key"] = kept.keys
+    donors["draw_limit"] = kept.draw_limits or ALL
+    donors["rescale"] = 1.0
+    donors["weight"], donors["share"] = weights, shares
+    return donors
 
 
 def _l1_factor(
-    inputs: Inputs,
-    donor: int,
-    kind: int,
-    limits: np.ndarray,
-    lasts: np.ndarray,
-    key: np.ndarray,
-    draw_limit: int,
-    tables: _Tables,
+    inputs: Inputs, index: int, kind: int, donor: np.void, tables: _Tables
 ) -> float | None:
     assert inputs.base is not None
-    base, model = inputs.base.raw, inputs.models[donor].raw
+    base, model = inputs.base.raw.record, inputs.models[index].raw.record
     lanes = np.zeros((2, LANES), np.float64)
     for begin, end in spans(inputs.size, inputs.row if kind == KEEP_TABLE else 1):
-        status = measure_chunk(
-            address(base.raw_u8),
-            base.code,
-            address(model.raw_u8),
-            model.code,
-            kind,
-            limits,
-            lasts,
-            key,
-            draw_limit,
-            tables.of(donor, begin, end),
-            begin,
-            end,
-            lanes,
-        )
-        check(inputs, status)
+        table = tables.of(index, begin, end)
+        check(inputs, measure_chunk(base, model, kind, donor, table, begin, end, lanes))
     before, after = math.fsum(lanes[0].tolist()), math.fsum(lanes[1].tolist())
     if before < NO_MAGNITUDE or after < NO_MAGNITUDE:
         return None

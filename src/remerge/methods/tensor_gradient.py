@@ -7,34 +7,16 @@ Source: the BlockMerge_Gradient script of 2023. Which tensor has which ratio is 
 
 from __future__ import annotations
 
-import numpy as np
-
-from remerge.kernels.blocks import address
 from remerge.methods.gradient_kernel import blend_chunk
 from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.stream import in_chunks
-from remerge.tensors.dtypes import KERNEL_CODE
 
 
 def compute(inputs: Inputs, values: Values) -> Chunks:
     """Blend one tensor."""
-    first, second = (model.raw for model in inputs.models)
-
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return blend_chunk(
-            address(first.raw_u8),
-            first.code,
-            address(second.raw_u8),
-            second.code,
-            values["ratio"],
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            inputs.block,
-        )
-
-    yield from in_chunks(inputs, run)
+    first, second = (model.raw.record for model in inputs.models)
+    ratio = values["ratio"]
+    yield from in_chunks(inputs, lambda part: blend_chunk(first, second, ratio, part))
     return {"ratio": values["ratio"]}
 
 

@@ -1,17 +1,19 @@
 """TIES as an entry of the merge table, with mergekit's names of parameters.
 
-Without `rescale` the kernels and diagnostics are those of `remerge ties`. With it, the steps of the
-methods on task vectors: the trim is the same. Source: Yadav et al. 2023 (arXiv 2306.01708).
+The kernels and diagnostics are those of `remerge ties`. With `rescale`, or divided by weights of
+which some are negative, the steps are those of the methods on task vectors; the trim is the same.
+Source: Yadav et al. 2023 (arXiv 2306.01708).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from remerge.errors import RecipeError
-from remerge.kernels.blocks import address, addresses, codes
+from remerge.kernels.blocks import DEFAULT_BLOCK, records
 from remerge.kernels.task_vectors import KEEP_WINDOW
 from remerge.methods.method import Chunks, Inputs, Method, Values
 from remerge.methods.stream import bad_number, in_chunks
@@ -22,15 +24,12 @@ from remerge.methods.task_vectors import (
     Kept,
     add_task_vectors,
     density_parameter,
-    normalize_parameter,
+    normalize_parameters,
+    require_divisor,
     rescale_parameter,
 )
-from remerge.methods.ties_kernel import LANES, is_observed_whole, merge_chunk
+from remerge.methods.ties_kernel import LANES, donor_records, merge_chunk, rule_record
 from remerge.methods.trim import KEEP_NOTHING, Trim, find_trims
-from remerge.tensors.dtypes import KERNEL_CODE
-
-#: The kernel of TIES takes blocks that divide the run of its diagnostics.
-_BLOCK = 512
 
 
 def compute(inputs: Inputs, values: Values) -> Chunks:
@@ -43,59 +42,38 @@ def compute(inputs: Inputs, values: Values) -> Chunks:
     trims = find_trims(base, donors, inputs.size, keeps)
     if trims is None:
         raise bad_number(inputs)
-    if values["rescale"]:
+    signed = values["divide_by"] == "weights" and min(values["weight"]) < 0
+    if values["rescale"] or signed:
         none = Trim(KEEP_NOTHING.threshold, -1)
         kept = Kept(KEEP_WINDOW, trims=tuple((t, none) for t in trims), counts=tuple(keeps))
         consensus = ELECTIONS[values["elect"]]
-        return (yield from add_task_vectors(inputs, values, kept, consensus, match_l1=True))
+        return (yield from add_task_vectors(inputs, values, kept, consensus, values["rescale"]))
     yield from _ties(inputs, values, trims)
     return {"kept": keeps}
 
 
 def _ties(inputs: Inputs, values: Values, trims: list[Trim]) -> Chunks:
     assert inputs.base is not None
-    base, donors = inputs.base.raw, [donor.raw for donor in inputs.models]
-    count = len(donors)
+    base, models = inputs.base.raw.record, records([donor.raw for donor in inputs.models])
+    count = len(models)
     gram, projections = np.zeros((count * count, LANES)), np.zeros((count, LANES))
     counts = np.zeros(3 + count, np.int64)
-    where, types = addresses(donors), codes(donors)
-    thresholds = np.array([trim.threshold for trim in trims], np.uint32)
-    lasts = np.array([trim.last for trim in trims], np.int64)
-    weights = np.array(values["weight"], np.float64).astype(np.float32)
+    donors = donor_records(trims, values["weight"])
+    rule = rule_record(values["lambda"], values["normalize"], values["elect"], inputs.size)
 
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return merge_chunk(
-            address(base.raw_u8),
-            base.code,
-            where,
-            types,
-            thresholds,
-            lasts,
-            weights,
-            np.float32(values["lambda"]),
-            values["normalize"],
-            values["elect"] == "count",
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            _BLOCK,
-            is_observed_whole(inputs.size),
-            gram,
-            projections,
-            counts,
-        )
+    def run(part: np.void) -> int:
+        return merge_chunk(base, models, donors, rule, part, gram, projections, counts)
 
-    yield from in_chunks(inputs, run)
+    # The kernel takes blocks that divide the run of its diagnostics.
+    yield from in_chunks(replace(inputs, block=DEFAULT_BLOCK), run)
     return {}
 
 
 def _examine(values: Values, where: str) -> None:
     weights = values["weight"]
-    if any(weight < 0 for weight in weights):
-        raise RecipeError(f"{where}: a weight of ties is negative; it is a number ≥ 0")
     if weights and all(np.float32(weight) == 0 for weight in weights):
         raise RecipeError(f"{where}: the weights of all models are 0")
+    require_divisor(values, where)
 
 
 METHOD = Method(
@@ -107,7 +85,7 @@ METHOD = Method(
     parameters=(
         *COMMON,
         density_parameter(zero=False),
-        normalize_parameter(True),
+        *normalize_parameters(True),
         rescale_parameter(False),
         ELECT,
     ),

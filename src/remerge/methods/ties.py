@@ -18,8 +18,8 @@ import numpy as np
 
 from remerge.architectures.alignment import align_heads
 from remerge.errors import RecipeError
-from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor, address, addresses, codes
-from remerge.methods.ties_kernel import LANES, is_observed_whole, merge_chunk
+from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor, records
+from remerge.methods.ties_kernel import LANES, donor_records, merge_chunk, rule_record
 from remerge.methods.trim import find_trims
 from remerge.shards.chunks import emit_chunks, name_bad_number
 from remerge.shards.inputs import input_identity, require_distinct
@@ -53,7 +53,9 @@ class TiesSettings:
 
 @dataclass(frozen=True)
 class Donor:
-    """A model that gives its task vector: `density` of it in (0, 1], times `weight` ≥ 0.
+    """A model that gives its task vector: `density` of it in (0, 1], times `weight`.
+
+    A negative weight negates the task vector; the merge divides by magnitudes of weights.
 
     vocabulary  the rule for its rows of tokens: one of VOCABULARIES, or None for equal rows
     notes       what was done to the model before, for the manifest
@@ -75,8 +77,8 @@ class Donor:
             )
         if not (math.isfinite(self.density) and 0 < self.density <= 1):
             raise RecipeError(f"{self.model.label}: density {self.density} is not in (0, 1]")
-        if not 0 <= self.weight <= MAX_FLOAT32:
-            raise RecipeError(f"{self.model.label}: weight {self.weight} is no float32 ≥ 0")
+        if not abs(self.weight) <= MAX_FLOAT32:
+            raise RecipeError(f"{self.model.label}: weight {self.weight} is no finite float32")
 
 
 @dataclass(frozen=True)
@@ -138,35 +140,15 @@ class TiesPlan:
         gram = np.zeros((count * count, LANES), np.float64)
         projections = np.zeros((count, LANES), np.float64)
         counts = np.zeros(3 + count, np.int64)
-        where, types = addresses(donors), codes(donors)
-        thresholds = np.array([trim.threshold for trim in trims], np.uint32)
-        lasts = np.array([trim.last for trim in trims], np.int64)
-        weights = np.array([donor.weight for donor in self.donors], np.float32)
+        tensors = records(donors)
+        kept = donor_records(trims, [donor.weight for donor in self.donors])
+        settings = self.settings
+        rule = rule_record(settings.lam, settings.normalize, settings.elect, tensor.size)
 
-        def merge(begin: int, end: int, out: np.uint64) -> int:
-            return merge_chunk(
-                address(base.raw_u8),
-                base.code,
-                where,
-                types,
-                thresholds,
-                lasts,
-                weights,
-                np.float32(self.settings.lam),
-                self.settings.normalize,
-                self.settings.elect == "count",
-                begin,
-                end,
-                out,
-                KERNEL_CODE[tensor.dtype],
-                self.block,
-                is_observed_whole(tensor.size),
-                gram,
-                projections,
-                counts,
-            )
+        def merge(part: np.void) -> int:
+            return merge_chunk(base.record, tensors, kept, rule, part, gram, projections, counts)
 
-        emit_chunks(tensor, emit, merge, inputs)
+        emit_chunks(tensor, emit, merge, inputs, block=self.block)
         return _statistics(gram, projections, counts, keep)
 
 

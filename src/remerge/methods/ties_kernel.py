@@ -1,6 +1,6 @@
 """The elect and merge steps of TIES over blocks that stay in the processor's first cache.
 
->>> merge_chunk(address(base_u8), code, addresses(donors), codes(donors), thresholds, lasts, …)
+>>> merge_chunk(base.record, records(models), donors, rule, part, gram, projections, counts)
 
 Per element, with δ̂ the trimmed task vectors in recipe order and every operation one float32
 rounding:
@@ -9,11 +9,15 @@ rounding:
     μ = Σ_agreeing w·δ̂ / Σ_agreeing w     (0 for an empty set; the division is optional)
     y = rn(b + λ·μ)
 
+A negative weight negates its donor's task vector: w is |w| above, and δ̂ is −δ̂.
+
 Every loop is over one block and few arrays, without branches, so that the compiler makes vectors of
 it. Source: Yadav et al. 2023 (arXiv 2306.01708), section 3.2, steps 2 and 3.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
@@ -22,6 +26,7 @@ from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
     OVERFLOW,
+    RECORDS,
     magnitude_bits,
     narrow_block,
     subtract_block,
@@ -29,16 +34,55 @@ from remerge.kernels.blocks import (
 )
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import u32
+from remerge.methods.trim import Trim
 
 #: Diagnostics look at one run of SAMPLE_RUN elements (whole blocks of any step) in every
 #: SAMPLE_STRIDE of a large tensor.
 SAMPLE_RUN = 4096
 SAMPLE_STRIDE = 128
 LANES = 8
+#: What is kept of a donor (its `Trim`), the magnitude of its weight, and whether that is negative.
+DONOR = np.dtype(
+    [
+        ("threshold", np.uint32),
+        ("last", np.int64),
+        ("weight", np.float32),
+        ("negated", np.bool_),
+    ],
+    align=True,
+)
+#: λ, and how the merged task vector is made.
+#: normalize       divide by the sum of the weights that agree
+#: elect_by_count  elect by the number of positive and negative entries, not by their sum
+#: observe_all     `is_observed_whole(size)` of the whole tensor
+RULE = np.dtype(
+    [
+        ("lam", np.float32),
+        ("normalize", np.bool_),
+        ("elect_by_count", np.bool_),
+        ("observe_all", np.bool_),
+    ],
+    align=True,
+)
 
 _inline = njit(inline="always", error_model="numpy")
 #: What runs on a sample only stays a function of its own, out of the way of the hot loops.
 _apart = njit(nogil=True, error_model="numpy")
+
+
+def donor_records(trims: Sequence[Trim], weights: Sequence[float]) -> np.ndarray:
+    """DONOR [m] from the donors' trims and float64 weights."""
+    donors = np.zeros(len(trims), DONOR)
+    donors["threshold"] = [trim.threshold for trim in trims]
+    donors["last"] = [trim.last for trim in trims]
+    donors["weight"] = np.abs(weights)
+    donors["negated"] = np.less(weights, 0)
+    return donors
+
+
+def rule_record(lam: float, normalize: bool, elect: str, size: int) -> np.void:
+    """The RULE for a tensor of `size` elements; `elect` is "sum" or "count"."""
+    return np.array([(lam, normalize, elect == "count", is_observed_whole(size))], RULE)[0]
 
 
 def is_observed_whole(size: int) -> bool:
@@ -52,6 +96,13 @@ def _drop_ties(delta_f32, count, threshold, first_dropped):
     for j in range(max(first_dropped, 0), count):
         equal = magnitude_bits(delta_f32[j]) == threshold
         delta_f32[j] = np.float32(0.0) if equal else delta_f32[j]
+
+
+@_inline
+def _negate(delta_f32, count):
+    """Turn every sign."""
+    for j in range(count):
+        delta_f32[j] = np.float32(-delta_f32[j])
 
 
 @_inline
@@ -117,7 +168,7 @@ def _observe_task_vectors(delta_f32, count, gram):
 
 @_apart
 def _observe_merge(
-    delta_f32, total_f32, merged_f32, divisor_f32, weights, count, ups, downs, counts, projections
+    delta_f32, total_f32, merged_f32, divisor_f32, donors, count, flags, counts, projections
 ):
     """Count survivors and sign conflicts; project each donor's share on the merged task vector.
 
@@ -126,6 +177,7 @@ def _observe_merge(
     zero = np.float32(0.0)
     models = delta_f32.shape[0]
     whole = count - count % LANES
+    ups, downs = flags[0], flags[1]
     for j in range(count):
         ups[j] = 0
         downs[j] = 0
@@ -138,7 +190,7 @@ def _observe_merge(
             survivors += 1 if delta[j] != zero else 0
         counts[3 + i] += survivors
         lanes = projections[i]
-        weight = np.float64(weights[i])
+        weight = np.float64(donors[i].weight)
         for j in range(0, count, LANES):
             for lane in range(LANES if j < whole else count - whole):
                 at = j + lane
@@ -159,70 +211,44 @@ def _observe_merge(
 
 
 @kernel(
-    "int64(uint64, int64, uint64[::1], int64[::1], uint32[::1], int64[::1], float32[::1],"
-    " float32, boolean, boolean, int64, int64, uint64, int64, int64, boolean, float64[:,::1],"
-    " float64[:,::1], int64[::1])"
+    "int64(tensor, tensor[::1], donor[::1], rule, part, float64[:,::1], float64[:,::1],"
+    " int64[::1])",
+    **RECORDS,
+    donor=DONOR,
+    rule=RULE,
 )
-def merge_chunk(
-    base_address,
-    base_code,
-    donor_addresses,
-    donor_codes,
-    thresholds,
-    lasts,
-    weights,
-    lam,
-    normalize,
-    elect_by_count,
-    begin,
-    end,
-    out_address,
-    out_code,
-    block,
-    observe_all,
-    gram,
-    projections,
-    counts,
-):
-    """Merge elements [begin, end) of one tensor; the first result goes to `out_address`.
+def merge_chunk(base, models, donors, rule, part, gram, projections, counts):
+    """Merge a part of one tensor.
 
-    base_address     where the base's whole tensor begins, of type `base_code`
-    donor_addresses  uint64 [m], where the donors' whole tensors begin
-    donor_codes      int64 [m], their types
-    thresholds       uint32 [m] and `lasts` int64 [m]: the donors' `Trim`
-    weights, lam     float32
-    elect_by_count   elect by the number of positive and negative entries, not by their sum
-    begin            a multiple of SAMPLE_RUN
-    block            elements a step, a multiple of 8 that divides SAMPLE_RUN; does not change the
-                     result
-    observe_all      `is_observed_whole(size)` of the whole tensor
+    models  TENSOR [m], the donors' tensors
+    donors  DONOR [m]
+    part    begins at a multiple of SAMPLE_RUN, its steps are a multiple of 8 that divides it
     gram, projections, counts
-                     diagnostics, added to. float64 [m·m, LANES]: partial sums of δ_i·δ_k for i ≤ k;
-                     float64 [m, LANES]: those of each donor's part of μ, times μ; int64 [3 + m]:
-                     entries seen, entries that any donor changes, entries on which survivors
-                     disagree in sign, and survivors by donor
+            diagnostics, added to. float64 [m·m, LANES]: partial sums of δ_i·δ_k for i ≤ k;
+            float64 [m, LANES]: those of each donor's part of μ, times μ; int64 [3 + m]: entries
+            seen, entries that any donor changes, entries on which survivors disagree in sign, and
+            survivors by donor
 
     Returns OK, BAD_INPUT (some δ is NaN or Inf) or OVERFLOW (some y is beyond the output type).
     """
-    models = donor_addresses.size
+    begin, end, block = part.begin, part.end, part.block
+    lam, normalize = rule.lam, rule.normalize
+    m = donors.size
     base_f32 = np.empty(block, np.float32)
-    delta_f32 = np.empty((models, block), np.float32)
+    delta_f32 = np.empty((m, block), np.float32)
     total_f32 = np.empty(block, np.float32)
     sum_f32 = np.empty(block, np.float32)
     divisor_f32 = np.empty(block, np.float32)
-    ups = np.empty(block, np.uint32)
-    downs = np.empty(block, np.uint32)
+    flags = np.empty((2, block), np.uint32)
     zero = np.float32(0.0)
     one = np.float32(1.0)
     for start in range(begin, end, block):
         count = min(block, end - start)
-        observed = observe_all or (start // SAMPLE_RUN) % SAMPLE_STRIDE == 0
-        widen_block(base_address, base_code, start, count, base_f32)
-        for i in range(models):
+        observed = rule.observe_all or (start // SAMPLE_RUN) % SAMPLE_STRIDE == 0
+        widen_block(base, start, count, base_f32)
+        for i in range(m):
             delta = delta_f32[i]
-            if not subtract_block(
-                donor_addresses[i], donor_codes[i], start, count, base_f32, delta
-            ):
+            if not subtract_block(models[i], start, count, base_f32, delta):
                 return BAD_INPUT
         if observed:
             _observe_task_vectors(delta_f32, count, gram)
@@ -230,19 +256,22 @@ def merge_chunk(
             total_f32[j] = zero
             sum_f32[j] = zero
             divisor_f32[j] = zero
-        for i in range(models):
+        for i in range(m):
             delta = delta_f32[i]
-            cutoff = thresholds[i]
-            if start > lasts[i]:
+            cutoff = donors[i].threshold
+            last = donors[i].last
+            if donors[i].negated:
+                _negate(delta, count)
+            if start > last:
                 cutoff = u32(cutoff + u32(1))
-            elif start + count - 1 > lasts[i]:
-                _drop_ties(delta, count, cutoff, lasts[i] + 1 - start)
-            if elect_by_count:
+            elif start + count - 1 > last:
+                _drop_ties(delta, count, cutoff, last + 1 - start)
+            if rule.elect_by_count:
                 _trim_and_count(delta, count, cutoff, total_f32)
             else:
-                _trim_and_add(delta, count, cutoff, weights[i], total_f32)
-        for i in range(models):
-            _add_agreeing(delta_f32[i], count, weights[i], total_f32, sum_f32, divisor_f32)
+                _trim_and_add(delta, count, cutoff, donors[i].weight, total_f32)
+        for i in range(m):
+            _add_agreeing(delta_f32[i], count, donors[i].weight, total_f32, sum_f32, divisor_f32)
         if not normalize:
             for j in range(count):
                 divisor_f32[j] = one
@@ -258,13 +287,12 @@ def merge_chunk(
                 total_f32,
                 sum_f32,
                 divisor_f32,
-                weights,
+                donors,
                 count,
-                ups,
-                downs,
+                flags,
                 counts,
                 projections,
             )
-        if not narrow_block(base_f32, count, out_code, out_address, start - begin):
+        if not narrow_block(base_f32, count, part, start - begin):
             return OVERFLOW
     return OK

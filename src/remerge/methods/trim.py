@@ -22,12 +22,11 @@ import numpy as np
 from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
+    RECORDS,
     RawTensor,
-    address,
-    addresses,
-    codes,
     collect_block,
     magnitude_bits,
+    records,
     subtract_block,
     widen_block,
 )
@@ -63,6 +62,10 @@ class Trim:
 KEEP_NOTHING = Trim(0xFFFFFFFE, -1)
 
 
+#: The threshold's bits are in [low, high].
+_BOUNDS = np.dtype([("low", np.uint32), ("high", np.uint32)], align=True)
+
+
 @dataclass(frozen=True)
 class _Bounds:
     """The threshold's bits are in [low, high], as far as anybody knows yet."""
@@ -72,32 +75,32 @@ class _Bounds:
 
 
 @kernel(
-    "int64(uint64, int64, uint64[::1], int64[::1], int64, int64, uint32[::1], uint32[::1],"
-    " int64[::1], int64[:,::1], uint32[:,::1], int64[::1])"
+    "int64(tensor, tensor[::1], int64, bounds[::1], int64[::1], int64[:,::1], uint32[:,::1],"
+    " int64[::1])",
+    **RECORDS,
+    bounds=_BOUNDS,
 )
-def _scan(
-    base, base_code, donors, donor_codes, begin, end, lows, highs, above, within, collected, filled
-):
-    """Count and collect elements [begin, end) of every donor's |δ|, in flat order.
+def _scan(base, donors, size, bounds, above, within, collected, filled):
+    """Count and collect all elements of every donor's |δ|, in flat order.
 
-    above[i]       += entries with bits > highs[i]
-    within[i, b]    = entries with lows[i] ≤ bits ≤ highs[i] in block b
-    collected[i, :] = the bits of those, where lows[i] < highs[i]; filled[i] says how many, also
-                      when there was no room for all
+    above[i]       += entries with bits > bounds[i].high
+    within[i, b]    = entries with bounds[i].low ≤ bits ≤ bounds[i].high in block b
+    collected[i, :] = the bits of those, where low < high; filled[i] says how many, also when there
+                      was no room for all
     Returns OK, or BAD_INPUT for a δ that is Inf or NaN.
     """
     base_f32 = np.empty(_BLOCK, np.float32)
     delta_f32 = np.empty(_BLOCK, np.float32)
     room = collected.shape[1]
-    for start in range(begin, end, _BLOCK):
-        block = (start - begin) // _BLOCK
-        count = min(_BLOCK, end - start)
-        widen_block(base, base_code, start, count, base_f32)
+    for start in range(0, size, _BLOCK):
+        block = start // _BLOCK
+        count = min(_BLOCK, size - start)
+        widen_block(base, start, count, base_f32)
         for i in range(donors.size):
-            if not subtract_block(donors[i], donor_codes[i], start, count, base_f32, delta_f32):
+            if not subtract_block(donors[i], start, count, base_f32, delta_f32):
                 return BAD_INPUT
-            low = lows[i]
-            high = highs[i]
+            low = bounds[i].low
+            high = bounds[i].high
             over = u32(0)
             reach = u32(0)
             for j in range(count):
@@ -142,8 +145,8 @@ def _kth_largest(values, low, high, k):
     return low + found, k
 
 
-@kernel("void(uint64, int64, uint64, int64, int64, int64, int64, uint32[::1])")
-def _sample(base, base_code, donor, code, size, runs, run, bits):
+@kernel("void(tensor, tensor, int64, int64, int64, uint32[::1])", **RECORDS)
+def _sample(base, donor, size, runs, run, bits):
     """bits[:] = |δ| bits of `runs` runs of `run` neighbours, spread over the tensor."""
     base_f32 = np.empty(run, np.float32)
     delta_f32 = np.empty(run, np.float32)
@@ -151,14 +154,14 @@ def _sample(base, base_code, donor, code, size, runs, run, bits):
     for r in range(runs):
         # A jitter from the golden ratio: a fixed stride would meet the same columns in every row.
         start = r * stride + (r * 2654435769) % (stride - run + 1)
-        widen_block(base, base_code, start, run, base_f32)
-        subtract_block(donor, code, start, run, base_f32, delta_f32)
+        widen_block(base, start, run, base_f32)
+        subtract_block(donor, start, run, base_f32, delta_f32)
         for j in range(run):
             bits[r * run + j] = magnitude_bits(delta_f32[j])
 
 
-@kernel("void(uint64, int64, uint64, int64, int64, int64, int64[::1])")
-def _count_magnitudes(base, base_code, donor, code, size, high, histogram):
+@kernel("void(tensor, tensor, int64, int64, int64[::1])", **RECORDS)
+def _count_magnitudes(base, donor, size, high, histogram):
     """Add to `histogram` the upper bits of all |δ|.
 
     For high ≥ 0, the lower bits of those whose upper bits are `high`.
@@ -168,8 +171,8 @@ def _count_magnitudes(base, base_code, donor, code, size, high, histogram):
     bits = np.empty(_BLOCK, np.uint32)
     for start in range(0, size, _BLOCK):
         count = min(_BLOCK, size - start)
-        widen_block(base, base_code, start, count, base_f32)
-        subtract_block(donor, code, start, count, base_f32, delta_f32)
+        widen_block(base, start, count, base_f32)
+        subtract_block(donor, start, count, base_f32, delta_f32)
         for j in range(count):
             bits[j] = magnitude_bits(delta_f32[j])
         if high < 0:
@@ -216,10 +219,7 @@ def find_trims(
 def _bounds_from_sample(base: RawTensor, donor: RawTensor, size: int, keep: int) -> _Bounds:
     runs = min(max(size // _SAMPLE_EVERY, _SAMPLE_RUNS[0]), _SAMPLE_RUNS[1])
     bits = np.empty(runs * _SAMPLE_RUN, np.uint32)
-    _sample(
-        address(base.raw_u8), base.code, address(donor.raw_u8), donor.code, size, runs,
-        _SAMPLE_RUN, bits,
-    )  # fmt: skip
+    _sample(base.record, donor.record, size, runs, _SAMPLE_RUN, bits)
     bits.sort()
     share = keep / size
     margin = _CAUTION * math.sqrt(bits.size * share * (1 - share)) + _SPARE
@@ -232,7 +232,7 @@ def _bounds_from_sample(base: RawTensor, donor: RawTensor, size: int, keep: int)
 
 def _bounds_from_histogram(base: RawTensor, donor: RawTensor, size: int, keep: int) -> _Bounds:
     """The threshold itself, by two passes that count."""
-    inputs = (address(base.raw_u8), base.code, address(donor.raw_u8), donor.code, size)
+    inputs = (base.record, donor.record, size)
     upper = np.zeros(HIGH_BINS, np.int64)
     _count_magnitudes(*inputs, -1, upper)
     high, above = _bin_of_kth(upper, keep)
@@ -266,20 +266,8 @@ def _select(
     within = np.zeros((count, -(-size // _BLOCK)), np.int64)
     room = (size if size <= SMALL else size // 16) + _BLOCK + 1
     collected = np.empty((count, room), np.uint32)
-    status = _scan(
-        address(base.raw_u8),
-        base.code,
-        addresses(tensors),
-        codes(tensors),
-        0,
-        size,
-        np.array([bounds[i].low for i in chosen], np.uint32),
-        np.array([bounds[i].high for i in chosen], np.uint32),
-        above,
-        within,
-        collected,
-        filled,
-    )
+    limits = np.array([(bounds[i].low, bounds[i].high) for i in chosen], _BOUNDS)
+    status = _scan(base.record, records(tensors), size, limits, above, within, collected, filled)
     if status != OK:
         return None
     trims = {}

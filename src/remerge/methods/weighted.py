@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from remerge.kernels.blocks import address, addresses, codes
+from remerge.kernels.blocks import records
 from remerge.kernels.combine import combine_chunk
 from remerge.methods.method import Inputs
 from remerge.methods.stream import in_chunks
-from remerge.tensors.dtypes import KERNEL_CODE
 
 ONE = np.float32(1)
 
@@ -40,25 +39,10 @@ def weighted_sum(
         table = np.atleast_2d(np.asarray(factors, np.float64)).astype(np.float32)
     models = [m.raw for m in inputs.models]
     base = inputs.base.raw if from_base and inputs.base is not None else models[0]
-    where, types = addresses(models), codes(models)
+    tensors = records(models)
     width = max(inputs.row if width is None else width, 1)
 
-    def run(begin: int, end: int, out: np.uint64) -> int:
-        return combine_chunk(
-            address(base.raw_u8),
-            base.code,
-            from_base,
-            where,
-            types,
-            table,
-            width,
-            axis,
-            divisor,
-            begin,
-            end,
-            out,
-            KERNEL_CODE[inputs.dtype],
-            inputs.block,
-        )
+    def run(part: np.void) -> int:
+        return combine_chunk(base.record, from_base, tensors, table, width, axis, divisor, part)
 
     yield from in_chunks(inputs, run)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from remerge.recipes.values import Density, Factor, Share, Vocabulary, Weight
+from remerge.recipes.values import Density, Factor, Share, Vocabulary
 from remerge.schema import Table
 
 Elect = Literal["sum", "count"]
@@ -58,10 +58,10 @@ class TiesSection(Table):
 
 
 class TiesUse(Use):
-    """A donor of a TIES merge."""
+    """A donor of a TIES merge; a negative weight negates its task vector."""
 
     density: Density | None = None
-    weight: Weight = 1.0
+    weight: Factor = 1.0
 
 
 class Ties(Merge):

@@ -64,7 +64,6 @@ def plain_name(name: str) -> str:
 
 
 Density = Annotated[float, number(0, 1, low_open=True)]
-Weight = Annotated[float, number(0, MAX_FLOAT32)]
 Factor = Annotated[float, number(-MAX_FLOAT32, MAX_FLOAT32)]
 Share = Annotated[float, number(0, 1)]
 Bytes = Annotated[int, number(1, whole=True)]

@@ -139,8 +139,7 @@ def build(
     it does not appear, and finished shards wait in `scratch` for the next attempt.
     """
     out, work = Path(out), Path(scratch) / resume_key(plan)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists; remove it or choose another place")
+    require_new(out)
     for name in ("config.json", *_SETTINGS_FILES):
         if name in companions:  # refused before the work, not after it
             read_json(companions[name])
@@ -168,6 +167,12 @@ def build(
         shutil.rmtree(staging, ignore_errors=True)
     _sweep(Path(scratch), out)
     return manifest
+
+
+def require_new(out: Path) -> None:
+    """CheckpointError where something lies in the place of the result; an empty folder may."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists; remove it or choose another place")
 
 
 def _sweep(scratch: Path, out: Path) -> None:

@@ -1,6 +1,6 @@
 """Running a kernel over a tensor in chunks, and naming the bad number that it met.
 
->>> emit_chunks(tensor, emit, lambda begin, end, out: blend_chunk(…, begin, end, out, …), inputs)
+>>> emit_chunks(tensor, emit, lambda part: blend_chunk(one, two, ratio, part), inputs, block=512)
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import BAD_INPUT, OK, OVERFLOW, address
+from remerge.kernels.blocks import BAD_INPUT, OK, OVERFLOW, address, part_of
 from remerge.shards.layout import OutputTensor
 from remerge.shards.units import CHUNK, Emit
 from remerge.tensors.checkpoint import read_f32
-from remerge.tensors.dtypes import ITEM_SIZE
+from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 from remerge.tensors.safetensors import TensorInfo
 
-#: A kernel's call for elements (or rows) [begin, end), whose first result goes to the address.
-Kernel = Callable[[int, int, np.uint64], int]
+#: A kernel's call for a PART; it returns a status.
+Kernel = Callable[[np.void], int]
 
 
 def emit_chunks(
@@ -27,12 +27,14 @@ def emit_chunks(
     kernel: Kernel,
     inputs: Mapping[str, TensorInfo],
     *,
+    block: int,
     row: int = 1,
 ) -> None:
     """Compute `tensor` by calls of `kernel`, each for CHUNK elements or, of rows, about as many.
 
     inputs  the tensors that the kernel reads, by label of their model
-    row     elements a row; `kernel` then counts rows
+    block   elements a step of the kernel
+    row     elements a row; begin and end of the PART then count rows
 
     NumericError for a NaN or Inf in an input, and for a result that the output type cannot hold.
     """
@@ -41,7 +43,8 @@ def emit_chunks(
     out_u8 = np.empty(min(step, rows) * width, np.uint8)
     for begin in range(0, rows, step):
         end = min(begin + step, rows)
-        status = kernel(begin, end, address(out_u8))
+        code = KERNEL_CODE[tensor.dtype]
+        status = kernel(part_of(begin, end, address(out_u8), code, block))
         if status == BAD_INPUT:
             raise name_bad_number(inputs, tensor.name)
         if status == OVERFLOW:

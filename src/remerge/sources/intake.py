@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from remerge.adapters.peft_files import CONFIG_NAME, adapter_from_header, check_adapter_config
+from remerge.adapters.peft_config import CONFIG_NAME, check_adapter_config
+from remerge.adapters.peft_files import adapter_from_header
 from remerge.architectures.order import state_dict_order
 from remerge.errors import CheckpointError, RemergeError, SourceError, printable
 from remerge.files import disk_errors, open_atomic, require_spaces

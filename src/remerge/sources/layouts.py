@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from remerge.adapters.peft_files import CONFIG_NAME, WEIGHTS_NAME
+from remerge.adapters.peft_config import CONFIG_NAME
+from remerge.adapters.peft_files import WEIGHTS_NAME
 from remerge.errors import CheckpointError
 
 #: Index and single file of each layout of a model; the first of two is the safer one.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +29,15 @@ from remerge.errors import RecipeError, RemergeError, printable
 from remerge.evaluate.suite import suite_from_params
 from remerge.recipes.derive import DERIVED, derive
 from remerge.recipes.pins import read_pins
-from remerge.recipes.schema import pins_names, read_recipe
+from remerge.recipes.preflight import check_formats_here
+from remerge.recipes.schema import Quantize, pins_names, read_recipe, read_section
+from remerge.recipes.tables import Tables
 from remerge.schema import nearest
 from remerge.stages.composed import KEY, overrides_in, record
 from remerge.stages.guard import check_composed, check_files, check_overrides, forget_resolvers
 
+#: What other parts of the configuration refer to and a recipe may lack.
+_EXAMPLES = {"recipe.prompt": "raw", "recipe.title": "My-Model"}
 _ORIGINAL = ConfigLoaderImpl.load_configuration
 #: The folder of configuration that was composed last, where `conf/pins` is found.
 _conf = Path("conf")
@@ -65,7 +70,7 @@ def written_and_derived(config: DictConfig, conf: Path) -> dict[str, Any]:
     try:
         params = OmegaConf.to_container(whole, resolve=True)
     except OmegaConfBaseException as error:
-        raise RecipeError(_interpolation(error)) from None
+        raise RecipeError(_interpolation(error, whole)) from None
     assert isinstance(params, dict)
     return _tables(json.dumps(params, default=str), params, conf)
 
@@ -83,7 +88,11 @@ def _tables(text: str, params: dict[str, Any], conf: Path) -> dict[str, Any]:
         suite = suite_from_params(evaluation)
         names = [*pins_names(read_recipe(params.get("recipe"))), suite.name]
         pins = read_pins(conf / "pins", list(dict.fromkeys(names)))
-        _cached = ((text, str(conf)), derive(params, pins))
+        derived = derive(params, pins)
+        settings = read_section(Quantize, params, "quantize")
+        tables = Tables.model_validate({key: derived[key] for key in Tables.model_fields})
+        check_formats_here(tables, settings, pins, Path())
+        _cached = ((text, str(conf)), derived)
     return _cached[1]
 
 
@@ -240,11 +249,20 @@ def _missing(error: MissingConfigException, loader: ConfigLoaderImpl) -> str:
     )
 
 
-def _interpolation(error: OmegaConfBaseException) -> str:
+def _interpolation(error: OmegaConfBaseException, config: DictConfig) -> str:
     """The message for a reference within the configuration that leads nowhere."""
     key = getattr(error, "full_key", None) or "conf"
     reason = " ".join(str(error.msg or error).split()).partition(" full_key")[0]
-    return f"{key}: {reason}"
+    missing = re.search(r"Interpolation key '([^']+)' not found", reason)
+    if missing is None:
+        return f"{key}: {reason}"
+    place, _, last = missing[1].rpartition(".")
+    table = OmegaConf.select(config, place, default=None) if place else config
+    there = [str(name) for name in table] if isinstance(table, DictConfig) else []
+    guess = nearest(last, there)
+    known = f"; {place or 'conf'} has {', '.join(there)}" if there and not guess else guess
+    example = f", such as `{last}: {_EXAMPLES[missing[1]]}`" if missing[1] in _EXAMPLES else ""
+    return f"{printable(missing[1], 80)} is missing{example} ({key} refers to it){known}"
 
 
 def _line(error: BaseException, loader: ConfigLoaderImpl) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from remerge.errors import RecipeError
 from remerge.recipes.described import described, pins_of
 from remerge.recipes.pins import digest
+from remerge.recipes.preflight import check_formats_of_source
 from remerge.shards.threads import thread_count
 from remerge.sources.delivery import Delivery
 from remerge.sources.files import open_files
@@ -34,6 +35,8 @@ def fetch(name: str) -> None:
     delivery = Delivery(workers=params.execution.downloads, keep=params.execution.keep_downloads)
     open_source = partial(open_files, root=Path(), scratch=SCRATCH, delivery=delivery)
     check_source(name, recipe, sources, Descriptions(open_source))
+    base = sources[Path(params.tables.places.base).name]
+    check_formats_of_source(params.tables, params.quantize, open_source, base)
     with open_source(source) as files:
         if source.kind == "adapter":
             take_in_adapter(files, out, scratch=SCRATCH)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import Checkpoint
@@ -27,6 +28,8 @@ TOKEN_TENSORS = (
     "embed_out.weight",
     "word_embeddings.weight",
 )
+#: The path of tensors that lie in no file: they are computed when they are read.
+COMPUTED = Path("computed on the way")
 #: Buffers that old checkpoints saved beside the weights; the model computes them itself.
 _BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 #: Causal masks [1, 1, n, n] and their fill values of GPT-2, GPT-J, GPT-Neo and GPT-NeoX (Pythia).

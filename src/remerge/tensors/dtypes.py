@@ -6,6 +6,8 @@ Names are those of the safetensors format (`F16`, `BF16`, …); recipes use the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from remerge.errors import CheckpointError, RecipeError
 
 #: The largest float32: weights are rounded to that type.
@@ -48,3 +50,9 @@ def to_torch_name(dtype: str) -> str:
     if dtype not in names:
         raise CheckpointError(f"weights are {dtype}; expected one of {', '.join(names)}")
     return names[dtype]
+
+
+def promoted(dtypes: Iterable[str]) -> str:
+    """The smallest type that holds every value of all of `dtypes`, of those that can be merged."""
+    found = set(dtypes)
+    return found.pop() if len(found) == 1 else "F32"

@@ -21,6 +21,16 @@ def split_layer(name: str) -> tuple[int, str] | None:
     return (int(found[1]), found[2]) if found else None
 
 
+def layer_list(name: str) -> str | None:
+    """The list of layers that a tensor belongs to, by its name up to the number.
+
+    >>> layer_list("vision_tower.encoder.layers.3.mlp.fc1.weight")
+    'vision_tower.encoder.layers'
+    """
+    found = _LAYER.search(name)
+    return name[: found.start(1) - 1] if found else None
+
+
 def layer_of(name: str) -> int | None:
     """Number of the layer that a tensor belongs to; None outside of the layers."""
     place = split_layer(name)

@@ -31,9 +31,14 @@ for _name, _what, _entries in (
     ("alpha_pattern_nan", "NaN hidden in a pattern", {"alpha_pattern": {"q_proj": float("nan")}}),
     ("endless_pattern", "a regular expression that never ends", {"rank_pattern": {"(a+)+$": 2}}),
     ("broken_pattern", "a pattern that is no regular expression", {"rank_pattern": {"(": 2}}),
-    ("not_a_lora", "another method", {"peft_type": "IA3"}),
-    ("dora", "a method on top that would be left out in silence", {"use_dora": True}),
-    ("bias", "biases that would be left out in silence", {"bias": "all"}),
+    ("not_baked", "another method, which peft alone can merge", {"peft_type": "OFT"}),
+    ("other_method", "a method that its matrices are not of", {"peft_type": "IA3"}),
+    ("dora", "DoRA, without the magnitudes that it needs", {"use_dora": True}),
+    ("lora_bias", "biases of B, without any", {"lora_bias": True}),
+    ("pissa", "a start that changed the model's own weights", {"init_lora_weights": "pissa"}),
+    ("unknown_entry", "an entry that nobody knows", {"use_new_maths": True}),
+    ("unknown_bias", "a rule for biases that does not exist", {"bias": "some"}),
+    ("tokens", "trained tokens under an index below 0", {"trainable_token_indices": [-1]}),
 ):
     _config(_name, _what, **_entries)
 

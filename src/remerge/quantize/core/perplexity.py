@@ -41,6 +41,12 @@ class Quality:
     agreement: float
 
 
+def check_measurable(model_folder: Path, texts: Sequence[Path]) -> None:
+    """Raise what `measure` would for a model and texts, from config and tokenizer alone."""
+    shape = read_shape(read_config(model_folder), str(model_folder))
+    read_passages(model_folder, texts, shape.vocabulary, min(WINDOW_LENGTH, shape.context), WINDOWS)
+
+
 def measure(
     model_folder: Path | str,
     quantized_folder: Path | str,

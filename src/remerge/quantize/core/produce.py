@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from remerge.errors import RecipeError
 from remerge.files import disk_errors
@@ -51,18 +51,11 @@ def quantize(
 
     # The threads that compute inherit the mode of this one.
     require_ieee_arithmetic()
-    container = format_name.partition("_")[0]
-    if container not in CONTAINERS:
-        raise RecipeError(
-            f"{format_name!r} is not a format; names begin with {', '.join(CONTAINERS)}"
-        )
-    # Each container on its own: who writes GGUF runs nothing that GPTQ needs.
-    room = f"remerge.quantize.{container}"
-    formats: Mapping[str, Format] = importlib.import_module(f"{room}.formats").FORMATS
+    form, writer = _format(format_name)
     request = Request(
         Path(model_folder),
         Path(out_folder),
-        one_of(formats, format_name),
+        form,
         thread_count(threads),
         Path(calibration) if calibration is not None else None,
         name,
@@ -72,5 +65,34 @@ def quantize(
         description or Description(),
     )
     with disk_errors(format_name, request.out):
-        report: QuantReport = importlib.import_module(f"{room}.write").write(request)
+        report: QuantReport = writer.write(request)
     return report
+
+
+def check(
+    model_folder: Path, format_name: str, *, calibration: Path | None = None, prompt: str = "own"
+) -> None:
+    """Refuse what `quantize` would refuse before it writes.
+
+    Args:
+        model_folder: Config, tokenizer and headers of a model; no weight is read.
+        format_name: The format.
+        calibration: The text that GPTQ is fitted to.
+        prompt: The chat template, as for `quantize`.
+
+    Raises:
+        CheckpointError: The model cannot be held by the format.
+        RecipeError: A format that does not exist, a missing text, an unknown prompt.
+    """
+    form, writer = _format(format_name)
+    writer.prepare(Request(model_folder, model_folder, form, 1, calibration, prompt=prompt))
+
+
+def _format(name: str) -> tuple[Format, Any]:
+    """A format, and the module that writes it: who writes GGUF runs nothing that GPTQ needs."""
+    container = name.partition("_")[0]
+    if container not in CONTAINERS:
+        raise RecipeError(f"{name!r} is not a format; names begin with {', '.join(CONTAINERS)}")
+    folder = f"remerge.quantize.{container}"
+    formats: Mapping[str, Format] = importlib.import_module(f"{folder}.formats").FORMATS
+    return one_of(formats, name), importlib.import_module(f"{folder}.write")

@@ -1,12 +1,12 @@
 """What transformers does around the pieces of a tokenizer, as far as a ggml file can say it.
 
->>> read_settings(folder, {"bos": "<s>", "eos": "</s>"}).space_prefix
+>>> read_settings(read_tokenizer_files(folder), ids).space_prefix
 True
 
-transformers 5 builds `LlamaTokenizer` from the pieces and `add_prefix_space` alone; it takes the
+transformers 5 builds `LlamaTokenizer` and `GemmaTokenizer` from the pieces alone; it takes the
 normalizer and pre-tokenizer of `tokenizer.json` only for tokenizers without a class of their own.
-BOS and EOS come from `add_bos_token` and `add_eos_token` if `tokenizer_config.json` has either,
-otherwise from the post-processor of `tokenizer.json`. What a file cannot say is refused.
+BOS and EOS come from the post-processor of `tokenizer.json`, and only without that file from
+`add_bos_token` and `add_eos_token`. What a file cannot say is refused.
 
 llama.cpp puts the prefix before every text behind a special token, also before one that begins with
 a space, as SentencePiece does; `LlamaTokenizer` of transformers 5 does neither. No key says that.
@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.json_files import read_json
+from remerge.quantize.core.tokenizer_files import GEMMA, GENERIC, LLAMA, TokenizerFiles
 
 _SPACE = "\u2581"
-#: Classes that read `tokenizer.json` as it stands.
-_GENERIC = (None, "PreTrainedTokenizer", "TokenizersBackend")
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,12 @@ class TokenizerSettings:
     split: bool
 
 
-def read_settings(folder: Path, named: Mapping[str, str]) -> TokenizerSettings:
-    """Read how transformers 5 surrounds and prefixes a text.
+def read_settings(files: TokenizerFiles, ids: Mapping[str, int]) -> TokenizerSettings:
+    """Read how transformers 5 surrounds and prefixes a text that SentencePiece pieces are made of.
 
     Args:
-        folder: A model's folder.
-        named: Role (``bos``, ``eos``) to text of the special tokens that the tokenizer names.
+        files: The files of the tokenizer.
+        ids: Text to id of all tokens.
 
     Returns:
         The settings for a ggml file.
@@ -50,23 +48,25 @@ def read_settings(folder: Path, named: Mapping[str, str]) -> TokenizerSettings:
     Raises:
         CheckpointError: The tokenizer does what a ggml file cannot say.
     """
-    settings = _optional(folder / "tokenizer_config.json")
-    document = _optional(folder / "tokenizer.json")
-    kind = settings.get("tokenizer_class")
-    kind = kind.removesuffix("Fast") if isinstance(kind, str) else None
-    if kind == "LlamaTokenizer":
-        prefix, split = settings.get("add_prefix_space") is not False, False
-    elif kind in _GENERIC:
-        prefix, split = _prefix(document, folder) if document else (False, False)
-    else:
+    document, folder = files.document, files.folder
+    prefix = split = prepended = False
+    if files.kind == LLAMA:
+        prefix = files.settings.get("add_prefix_space") is not False
+    elif files.kind == GENERIC and document:
+        prefix, split, prepended = _prefix(document, folder)
+    elif files.kind not in (GENERIC, GEMMA):
         raise CheckpointError(
-            f"{folder}: tokenizer_config.json: tokenizer_class {printable(kind, 40)!r} cannot be "
-            "written; LlamaTokenizer and PreTrainedTokenizerFast can"
+            f"{folder}: {files.kind} reads byte-level tokens, its files hold SentencePiece pieces"
         )
     if document:
         _check_model(document, folder)
-    bos, eos = _surroundings(settings, document, named, folder)
-    return TokenizerSettings(bos, eos, prefix, split)
+    normal = next((t for t in files.added if t.normalized and prepended), None)
+    if normal is not None:
+        raise CheckpointError(
+            f"{folder}: token {printable(normal.text, 40)!r} is normalized, so transformers finds "
+            "it only behind a space; set normalized to false for it"
+        )
+    return TokenizerSettings(*surroundings(files, ids), prefix, split)
 
 
 def check_pieces(settings: TokenizerSettings, texts: Collection[str], folder: Path) -> None:
@@ -79,11 +79,7 @@ def check_pieces(settings: TokenizerSettings, texts: Collection[str], folder: Pa
         )
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
-
-
-def _steps(value: Any, key: str) -> list[dict[str, Any]]:
+def steps(value: Any, key: str) -> list[dict[str, Any]]:
     """The members of a sequence of `tokenizer.json`, or its only one."""
     if not isinstance(value, dict):
         return []
@@ -91,10 +87,10 @@ def _steps(value: Any, key: str) -> list[dict[str, Any]]:
     return [each for each in members if isinstance(each, dict)] if isinstance(members, list) else []
 
 
-def _prefix(document: dict[str, Any], folder: Path) -> tuple[bool, bool]:
-    """Whether a space comes first, and whether texts are split at spaces."""
+def _prefix(document: dict[str, Any], folder: Path) -> tuple[bool, bool, bool]:
+    """Whether a space comes first, texts are split at spaces, the normalizer brings that space."""
     prefix = split = replaced = False
-    for step in _steps(document.get("normalizer"), "normalizers"):
+    for step in steps(document.get("normalizer"), "normalizers"):
         if step.get("type") == "Prepend" and step.get("prepend") == _SPACE:
             prefix = True
         elif (
@@ -104,24 +100,25 @@ def _prefix(document: dict[str, Any], folder: Path) -> tuple[bool, bool]:
         ):
             replaced = True
         else:
-            raise _unsayable(folder, "normalizer", step)
-    for step in _steps(document.get("pre_tokenizer"), "pretokenizers"):
+            raise unsayable(folder, "normalizer", step)
+    prepended = prefix
+    for step in steps(document.get("pre_tokenizer"), "pretokenizers"):
         is_space = step.get("pattern") == {"String": " "}
         if step.get("type") == "Metaspace" and step.get("replacement") == _SPACE:
             default = "always" if step.get("add_prefix_space", True) else "never"
             prefix = prefix or step.get("prepend_scheme", default) != "never"
             split, replaced = step.get("split", True) is not False, True
         elif not (step.get("type") == "Split" and is_space and replaced):
-            raise _unsayable(folder, "pre_tokenizer", step)
+            raise unsayable(folder, "pre_tokenizer", step)
     if not replaced:
         raise CheckpointError(
             f"{folder}: tokenizer.json does not write spaces as {_SPACE}: not a SentencePiece "
             "tokenizer, and only such tokenizers can be written"
         )
-    return prefix, split
+    return prefix, split, prepended
 
 
-def _unsayable(folder: Path, place: str, step: dict[str, Any]) -> CheckpointError:
+def unsayable(folder: Path, place: str, step: dict[str, Any]) -> CheckpointError:
     return CheckpointError(
         f"{folder}: tokenizer.json: llama.cpp has nothing like the {place} "
         f"{printable(step.get('type'), 40)!r} as it is set here; its tokens would be others"
@@ -143,41 +140,51 @@ def _check_model(document: dict[str, Any], folder: Path) -> None:
             )
 
 
-def _surroundings(
-    settings: dict[str, Any], document: dict[str, Any], named: Mapping[str, str], folder: Path
-) -> tuple[bool, bool]:
-    """Whether BOS and EOS are added."""
-    explicit = "add_bos_token" in settings or "add_eos_token" in settings
-    processor = document.get("post_processor")
-    if explicit or processor is None:
-        bos, eos = (bool(settings.get(f"add_{role}_token", False)) for role in ("bos", "eos"))
-        return bos and "bos" in named, eos and "eos" in named
+def surroundings(files: TokenizerFiles, ids: Mapping[str, int]) -> tuple[bool, bool]:
+    """Tell whether transformers puts BOS before a text and EOS behind it.
+
+    Args:
+        files: The files of the tokenizer.
+        ids: Text to id of all tokens.
+
+    Raises:
+        CheckpointError: It puts something else there.
+    """
+    if not files.document:
+        bos, eos = (bool(files.settings.get(f"add_{role}_token", False)) for role in ("bos", "eos"))
+        return bos and "bos" in files.roles, eos and "eos" in files.roles
     found = (False, False)
-    for step in _steps(processor, "processors"):
+    for step in steps(files.document.get("post_processor"), "processors"):
         if step.get("type") == "ByteLevel":
             continue
         if step.get("type") != "TemplateProcessing":
-            raise _unsayable(folder, "post_processor", step)
-        found = _template(step, named, folder)
+            raise unsayable(files.folder, "post_processor", step)
+        found = _template(step, files, ids)
     return found
 
 
-def _template(step: dict[str, Any], named: Mapping[str, str], folder: Path) -> tuple[bool, bool]:
+def _template(
+    step: dict[str, Any], files: TokenizerFiles, ids: Mapping[str, int]
+) -> tuple[bool, bool]:
     """What stands before and behind the text: nothing, or BOS and EOS."""
-    single = step.get("single")
+    single, used = step.get("single"), step.get("special_tokens")
     before: list[Any] = []
     behind: list[Any] = []
     side = before
     for item in single if isinstance(single, list) else ():
         if isinstance(item, dict) and "Sequence" in item:
             side = behind
-        else:
-            token = item.get("SpecialToken") if isinstance(item, dict) else None
-            side.append(token.get("id") if isinstance(token, dict) else None)
-    if before not in ([], [named.get("bos")]) or behind not in ([], [named.get("eos")]):
+            continue
+        token = item.get("SpecialToken") if isinstance(item, dict) else None
+        text = token.get("id") if isinstance(token, dict) else None
+        entry = used.get(text) if isinstance(used, dict) else None
+        numbers = entry.get("ids") if isinstance(entry, dict) else None
+        side.append(text if isinstance(text, str) and numbers == [ids.get(text)] else numbers)
+    bos, eos = files.roles.get("bos"), files.roles.get("eos")
+    if before not in ([], [bos]) or behind not in ([], [eos]):
         shown = printable(f"{before} and {behind}", 80)
         raise CheckpointError(
-            f"{folder}: tokenizer.json: the post_processor puts {shown} around a text; llama.cpp "
-            "can add only the bos_token before and the eos_token behind it"
+            f"{files.folder}: tokenizer.json: the post_processor puts {shown} around a text; "
+            "llama.cpp can add only the bos_token before and the eos_token behind it"
         )
     return bool(before), bool(behind)

@@ -4,24 +4,34 @@
 >>> vocabulary.texts[1], vocabulary.kinds[1] == CONTROL
 ('<s>', True)
 
-Tokens beyond `tokenizer.model`, and other readings of its own, come from `added_tokens.json`,
-`added_tokens` of `tokenizer.json` and `added_tokens_decoder` of `tokenizer_config.json`; the last
-that names an id decides. Rows of the embedding that no token names become unused padding; tokens
-that have no row are left out and reported.
+Tokens beyond `tokenizer.model`, and other readings of its own, are those that transformers adds, by
+the numbers that it gives them: see `tokenizer_files`. Rows of the embedding that no token names
+become unused padding; tokens that have no row are left out and reported.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.quantize.core.rebuilt_pieces import rebuild_pieces
+from remerge.quantize.core.rebuilt_pieces import (
+    check_length,
+    check_order,
+    check_same_pieces,
+    rebuild_pieces,
+)
+from remerge.quantize.core.tokenizer_files import (
+    GENERIC,
+    TokenizerFiles,
+    check_added,
+    number_added,
+    optional_json,
+    read_tokenizer_files,
+)
 from remerge.quantize.core.tokenizer_settings import check_pieces, read_settings
-from remerge.tensors.json_files import read_json
 from remerge.vocabulary.tokenizer import (
     BPE,
     BYTE,
@@ -38,7 +48,6 @@ from remerge.vocabulary.tokenizer import (
 _ADDED_SCORE = -1000.0
 #: What a piece of kind BYTE looks like.
 _BYTE_TEXT = re.compile("<0x[0-9A-Fa-f]{2}>")
-_KEY_DIGITS = 12
 #: The names that SentencePiece itself gives.
 _OWN_NAMES = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 
@@ -61,16 +70,21 @@ class Vocabulary:
     notes: tuple[str, ...]
 
 
-def _read_pieces(folder: Path) -> tuple[Piece, ...]:
-    """The pieces of a BPE model: from `tokenizer.model`, else rebuilt from `tokenizer.json`."""
-    path = folder / "tokenizer.model"
+def read_pieces(files: TokenizerFiles) -> tuple[Piece, ...]:
+    """Read the pieces of a BPE model: of `tokenizer.model`, else rebuilt from `tokenizer.json`.
+
+    Raises:
+        CheckpointError: There are none, they are damaged, the two files differ, or llama.cpp would
+            join them in another order than transformers.
+    """
+    path, document = files.folder / "tokenizer.model", files.folder / "tokenizer.json"
     if not path.exists():
-        if not (folder / "tokenizer.json").exists():
+        if not files.document:
             raise CheckpointError(
-                f"{folder}: has no tokenizer.model; only models with a SentencePiece tokenizer can "
-                "be quantized"
+                f"{files.folder}: has no tokenizer.model and no tokenizer.json; only models with a "
+                "SentencePiece or byte-level BPE tokenizer can be quantized"
             )
-        return rebuild_pieces(folder / "tokenizer.json")
+        return rebuild_pieces(document)
     model = read_sentencepiece(path)
     if model.model_type != BPE:
         raise CheckpointError(f"{path}: not a BPE model; llama files know no other SentencePiece")
@@ -80,37 +94,11 @@ def _read_pieces(folder: Path) -> tuple[Piece, ...]:
                 f"{path}: piece {token} stands for a byte but reads {printable(piece.text, 40)!r}, "
                 "not <0x00> to <0xFF>; fetch it again"
             )
+    if files.document:
+        check_same_pieces(model.pieces, document, byte_fallback=files.kind == GENERIC)
+    else:
+        check_order(model.pieces, path)
     return model.pieces
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
-
-
-def _added(folder: Path) -> dict[int, tuple[str, bool]]:
-    """Id → (text, is it special) of all added tokens."""
-    found: dict[int, tuple[str, bool]] = {}
-    for text, token in _optional_json(folder / "added_tokens.json").items():
-        if type(token) is int and token >= 0:
-            found[token] = (text, text.startswith("<") and text.endswith(">"))
-    for token, entry in _described(folder):
-        if isinstance(entry, dict) and isinstance(entry.get("content"), str):
-            found[token] = (entry["content"], bool(entry.get("special")))
-    return found
-
-
-def _described(folder: Path) -> Iterator[tuple[int, Any]]:
-    """(id, entry) of the tokens that `tokenizer.json` and `tokenizer_config.json` describe."""
-    listed = _optional_json(folder / "tokenizer.json").get("added_tokens")
-    for entry in listed if isinstance(listed, list) else ():
-        token = entry.get("id") if isinstance(entry, dict) else None
-        if type(token) is int and token >= 0:
-            yield token, entry
-    decoder = _optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
-    for key, entry in decoder.items() if isinstance(decoder, dict) else ():
-        # Python refuses to read a number of thousands of digits; no embedding has so many rows.
-        if key.isascii() and key.isdecimal() and len(key) <= _KEY_DIGITS:
-            yield int(key), entry
 
 
 def _override(piece: Piece | None, text: str, *, special: bool) -> Piece:
@@ -120,38 +108,17 @@ def _override(piece: Piece | None, text: str, *, special: bool) -> Piece:
     return Piece(text, _ADDED_SCORE, CONTROL if special else USER_DEFINED)
 
 
-def _named_tokens(folder: Path) -> dict[str, str]:
-    """Role → text, as the tokenizer's files name the special tokens."""
-    found = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings = _optional_json(folder / file)
-        for role in ("bos", "eos", "unk", "pad"):
-            value = settings.get(f"{role}_token")
-            text = value.get("content") if isinstance(value, dict) else value
-            if isinstance(text, str):
-                found[role] = text
-    return found
-
-
-def _added_roles(folder: Path) -> dict[str, str]:
-    """Role → text of the tokens that can be put around a text; null in the settings: none."""
-    settings = _optional_json(folder / "tokenizer_config.json")
-    named = _named_tokens(folder)
-    if str(settings.get("tokenizer_class")).startswith("LlamaTokenizer"):
-        for role in ("bos", "eos"):
-            if f"{role}_token" not in settings:
-                named.setdefault(role, _OWN_NAMES[role])
-    return named
-
-
-def _special_ids(
-    folder: Path, texts: list[str], kinds: list[int]
+def special_ids(
+    files: TokenizerFiles, texts: Sequence[str], kinds: Sequence[int]
 ) -> tuple[dict[str, int], list[str]]:
-    """The special tokens, and a note for each that is not the one the tokenizer names.
+    """Find the special tokens, with a note for each that is not the one the tokenizer names.
 
     By the tokenizer's names, then by the ids of `config.json`, then by SentencePiece's own names.
+
+    Raises:
+        CheckpointError: Nothing says which token ends a text.
     """
-    named, config = _named_tokens(folder), _optional_json(folder / "config.json")
+    named, config = files.named, optional_json(files.folder / "config.json")
     places = {text: token for token, text in reversed(list(enumerate(texts)))}
     ids: dict[str, int] = {}
     notes = []
@@ -174,61 +141,31 @@ def _special_ids(
         ids["unk"] = kinds.index(UNKNOWN)
     if "eos" not in ids:
         raise CheckpointError(
-            f"{folder}: which token ends a text is said by neither the tokenizer's files nor "
+            f"{files.folder}: which token ends a text is said by neither the tokenizer's files nor "
             "eos_token_id of config.json; a model without it never stops: add one"
         )
     return ids, notes
 
 
-def check_representable(folder: Path, vocabulary: Vocabulary) -> None:
-    """Refuse missing byte tokens, and added tokens with a row that transformers numbers otherwise.
-
-    transformers gives a text that the pieces have its piece's number, and all others the next free
-    ones in the order of their ids.
-    """
-    numbers = {
-        piece.text: token for token, piece in reversed(list(enumerate(_read_pieces(folder))))
-    }
-    free = max(numbers.values()) + 1
-    listed: dict[int, str] = {}
-    for token, entry in _described(folder):
-        text = entry.get("content") if isinstance(entry, dict) else None
-        if not isinstance(text, str):
-            continue
-        if listed.setdefault(token, text) != text:
-            raise CheckpointError(
-                f"{folder}: tokenizer.json and tokenizer_config.json give token {token} different "
-                "texts; repair one of them"
-            )
-        for key in ("lstrip", "rstrip", "single_word"):
-            if entry.get(key):
-                raise CheckpointError(
-                    f"{folder}: llama.cpp has no {key}, which token {printable(text, 40)!r} asks "
-                    "for; set it to false if spaces beside it do not matter"
-                )
-    if not listed:
-        added = _optional_json(folder / "added_tokens.json").items()
-        listed = {token: text for text, token in added if type(token) is int and token >= 0}
-    for token, text in sorted(listed.items()):
-        if text not in numbers:
-            numbers[text] = free
-            free += 1
-        if numbers[text] != token and token < len(vocabulary.texts):
-            raise CheckpointError(
-                f"{folder}: the tokenizer's files say that {printable(text, 40)!r} is token "
-                f"{token}, transformers numbers it {numbers[text]}; save the tokenizer anew"
-            )
-
-
 def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
-    """The vocabulary of the model in `folder`, whose embedding has `rows` rows.
+    """Read the vocabulary of the model in `folder`, whose embedding has `rows` rows.
 
-    CheckpointError when there is no SentencePiece model, it is damaged, or no token ends a text.
+    Raises:
+        CheckpointError: There is no SentencePiece model, it is damaged, no token ends a text, or
+            llama.cpp would split texts otherwise than transformers.
     """
-    pieces = _read_pieces(folder)
+    files = read_tokenizer_files(folder)
+    pieces = read_pieces(files)
+    known = {piece.text: token for token, piece in reversed(list(enumerate(pieces)))}
+    numbers = number_added(files, known, rows)
+    for text in numbers:
+        check_length(text, folder)
+    check_added(files, numbers, rows)
+    _check_kinds(files, pieces, numbers)
+    special = {each.text: each.special for each in files.added}
     table = dict(enumerate(pieces))
-    for token, (text, special) in sorted(_added(folder).items()):
-        table[token] = _override(table.get(token), text, special=special)
+    for text, token in numbers.items():
+        table[token] = _override(table.get(token), text, special=special[text])
     notes = [
         f"token {token} ({printable(piece.text, 40)}) has no row in the embedding: left out"
         for token, piece in sorted(table.items())
@@ -242,16 +179,36 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     texts, scores, kinds = (
         list(column) for column in zip(*(table[token] for token in range(rows)), strict=True)
     )
-    special_ids, more = _special_ids(folder, texts, kinds)
-    settings = read_settings(folder, _added_roles(folder))
+    ids, more = special_ids(files, texts, kinds)
+    settings = read_settings(files, {**known, **numbers})
     check_pieces(settings, texts, folder)
     return Vocabulary(
         tuple(texts),
         tuple(scores),
         tuple(kinds),
-        special_ids,
+        ids,
         settings.add_bos,
         settings.add_eos,
         settings.space_prefix,
         (*notes, *more),
     )
+
+
+def _check_kinds(
+    files: TokenizerFiles, pieces: Sequence[Piece], numbers: Mapping[str, int]
+) -> None:
+    """Refuse pieces that only one of the two programs finds whole, and bytes without a piece."""
+    found = {UNKNOWN, *((CONTROL, USER_DEFINED) if files.document else ())}
+    for token, piece in enumerate(pieces):
+        if piece.kind in found and piece.text not in numbers:
+            raise CheckpointError(
+                f"{files.folder}: token {token}, {printable(piece.text, 40)!r}, is special in "
+                "tokenizer.model and no added token for transformers; save the tokenizer anew"
+            )
+    bytes_ = {int(piece.text[3:5], 16) for piece in pieces if piece.kind == BYTE}
+    missing = next((byte for byte in range(256) if byte not in bytes_), None)
+    if missing is not None:
+        raise CheckpointError(
+            f"{files.folder}: its tokenizer has no token <0x{missing:02X}>, without which "
+            "llama.cpp cannot write a character that the vocabulary lacks"
+        )

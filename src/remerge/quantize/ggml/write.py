@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from dataclasses import dataclass
 
 from remerge.errors import CheckpointError
 from remerge.files import open_atomic
@@ -22,7 +23,7 @@ from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, 
 from remerge.quantize.core.mixture import Layout
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
-from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.ggml.header import read_ggml_header
 from remerge.quantize.ggml.mixture import choose_type
 from remerge.tensors.checkpoint import open_checkpoint, read_config
@@ -137,37 +138,53 @@ def _tensor_header(tensor: LlamaTensor, kind: BlockType) -> bytes:
     return struct.pack(f"<3I{len(sizes)}I", len(sizes), len(name), kind.code, *sizes) + name
 
 
-def write(request: Request) -> QuantReport:
-    """Write model.ggml and manifest.json to `request.out`; for the errors see `quantize`.
+@dataclass(frozen=True)
+class Prepared:
+    """The head of a file, its tensors with their types, and notes on the vocabulary."""
 
-    CheckpointError also for a model that the container cannot describe.
-    """
+    header: bytes
+    plan: list[tuple[LlamaTensor, BlockType]]
+    notes: tuple[str, ...]
+
+
+def prepare(request: Request) -> Prepared:
+    """Read config, headers and tokenizer; CheckpointError for what a ggjt file cannot hold."""
     model, form = request.model, request.form
     shape = read_shape(read_config(model), str(model))
     check_shape(shape, str(model))
     multiple = feed_forward_multiple(shape, str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
-    check_representable(model, vocabulary)
     check_vocabulary(vocabulary, str(model))
     layout = Layout(shape.layers, shape.heads, shape.kv_heads)
     plan = [
         (tensor, TYPES[choose_type(tensor.part, tensor.layer, tensor.info.shape, form, layout)])
         for tensor in tensors
     ]
+    return Prepared(_header(shape, vocabulary, multiple, form.file_type), plan, vocabulary.notes)
+
+
+def write(request: Request) -> QuantReport:
+    """Write model.ggml and manifest.json to `request.out`; for the errors see `quantize`.
+
+    CheckpointError also for a model that the container cannot describe.
+    """
+    label = request.form.name
+    made = prepare(request)
+    plan = made.plan
     with (
         encoded_in_units(plan, request) as encoded,
         open_atomic(request.out / FILE_NAME) as file,
     ):
-        file.write(_header(shape, vocabulary, multiple, form.file_type))
-        write_tensors(file, plan, request.threads, form.name, _tensor_header, encoded)
+        file.write(made.header)
+        write_tensors(file, plan, request.threads, label, _tensor_header, encoded)
     return write_report(
         request.out,
         request.form,
         FILE_NAME,
-        sum(tensor.info.size for tensor in tensors),
+        sum(tensor.info.size for tensor, _ in plan),
         Counter(kind.name for _, kind in plan),
-        vocabulary.notes,
+        made.notes,
         name=request.name,
         tensors=read_ggml_header(request.out / FILE_NAME),
         request=request,

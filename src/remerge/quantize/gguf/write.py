@@ -8,6 +8,7 @@ the number of threads nor the processor (class *exact*). Norms stay float32.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from os import fsync
 
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
@@ -20,7 +21,7 @@ from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, 
 from remerge.quantize.core.mixture import Layout
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
-from remerge.quantize.core.vocabulary import Vocabulary, check_representable, read_vocabulary
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.gguf.general import describe_for_people, further_ends
 from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.mixture import choose_type
@@ -102,29 +103,50 @@ def _write_header(writer: GGUFWriter, plan: list[tuple[LlamaTensor, BlockType]])
     writer.close()
 
 
-def write(request: Request) -> QuantReport:
-    """Write model.gguf and manifest.json to `request.out`; for the errors see `quantize`."""
-    model, out, form = request.model, request.out, request.form
+@dataclass(frozen=True)
+class Prepared:
+    """All that goes into a file but the weights; `ends` are the tokens of `further_ends`."""
+
+    shape: LlamaShape
+    plan: list[tuple[LlamaTensor, BlockType]]
+    vocabulary: Vocabulary
+    ends: dict[str, int]
+    template: str | None
+    notes: tuple[str, ...]
+
+
+def prepare(request: Request) -> Prepared:
+    """Read config, headers and tokenizer; CheckpointError for what a GGUF file cannot hold."""
+    model = request.model
     shape = read_shape(read_config(model), str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
     vocabulary = read_vocabulary(model, shape.vocabulary)
-    check_representable(model, vocabulary)
     ends, more = further_ends(model, vocabulary.texts, vocabulary.special["eos"])
     template = chat_template(model, request.prompt)
-    weights = sum(tensor.info.size for tensor in tensors)
     layout = Layout(shape.layers, shape.heads, shape.kv_heads, shape.tied)
+    form = request.form
     plan = [
         (tensor, TYPES[choose_type(tensor.part, tensor.layer, tensor.info.shape, form, layout)])
         for tensor in tensors
     ]
+    notes = (*vocabulary.notes, *more, *template.notes)
+    return Prepared(shape, plan, vocabulary, ends, template.text, notes)
+
+
+def write(request: Request) -> QuantReport:
+    """Write model.gguf and manifest.json to `request.out`; for the errors see `quantize`."""
+    out, form = request.out, request.form
+    made = prepare(request)
+    plan = made.plan
+    weights = sum(tensor.info.size for tensor, _ in plan)
     out.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(out / FILE_NAME)
     with encoded_in_units(plan, request) as encoded:
         try:
             writer = GGUFWriter(temporary, "llama")
-            _describe_model(writer, shape, request.name, form.file_type)
+            _describe_model(writer, made.shape, request.name, form.file_type)
             describe_for_people(writer, request.description, weights)
-            _describe_vocabulary(writer, vocabulary, ends, template.text)
+            _describe_vocabulary(writer, made.vocabulary, made.ends, made.template)
             _write_header(writer, plan)
             with temporary.open("ab") as file:
                 write_tensors(file, plan, request.threads, form.name, encoded=encoded)
@@ -140,7 +162,7 @@ def write(request: Request) -> QuantReport:
         FILE_NAME,
         weights,
         Counter(kind.name for _, kind in plan),
-        (*vocabulary.notes, *more, *template.notes),
+        made.notes,
         name=request.name,
         tensors=read_gguf_header(out / FILE_NAME),
         request=request,

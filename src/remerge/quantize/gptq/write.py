@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from remerge.files import open_atomic, require_space, write_bytes, write_text
 from remerge.progress import track
 from remerge.quantize.core.corpus import calibration_windows
 from remerge.quantize.core.forward import embed
-from remerge.quantize.core.llama import LlamaTensor, llama_tensors, read_shape
+from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.weights import read_weights
@@ -91,6 +93,34 @@ def _write_companions(model: Path, out: Path, prompt: str) -> tuple[list[str], t
     return [name for name in _COPIED if (out / name).is_file()], template.notes
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The configuration and tensors of a model, and the windows that it is fitted to."""
+
+    config: dict[str, Any]
+    shape: LlamaShape
+    tensors: list[LlamaTensor]
+    windows: list[np.ndarray]
+
+
+def prepare(request: Request) -> Prepared:
+    """Read config, headers, tokenizer and text, before the hours of fitting.
+
+    RecipeError without a text, CheckpointError for a model that cannot be fitted in groups.
+    """
+    label, model = request.form.name, request.model
+    if request.calibration is None:
+        raise RecipeError(f"{label} needs a calibration text")
+    config = read_config(model)
+    shape = read_shape(config, str(model))
+    tensors = llama_tensors(open_checkpoint(model), shape)
+    _check(tensors)
+    length = min(WINDOW_LENGTH, shape.context)
+    windows = calibration_windows(model, request.calibration, shape.vocabulary, length, WINDOWS)
+    chat_template(model, request.prompt)
+    return Prepared(config, shape, tensors, windows)
+
+
 def write(request: Request) -> QuantReport:
     """Write weights, configuration, tokenizer and manifest.json to `request.out`.
 
@@ -98,17 +128,10 @@ def write(request: Request) -> QuantReport:
     256 tokens of its first half are used. RecipeError without one; see `quantize` for other errors.
     """
     label, model, out = request.form.name, request.model, request.out
-    if request.calibration is None:
-        raise RecipeError(f"{label} needs a calibration text")
+    made = prepare(request)
+    tensors, windows = made.tensors, made.windows
     by_activation = request.form.by_activation
-    config = read_config(model)
-    shape = read_shape(config, str(model))
-    tensors = llama_tensors(open_checkpoint(model), shape)
-    _check(tensors)
-    length = min(WINDOW_LENGTH, shape.context)
-    windows = calibration_windows(model, request.calibration, shape.vocabulary, length, WINDOWS)
-    chat_template(model, request.prompt)  # refused before the hours of fitting
-    fitting = Fitting(shape, tensors, by_activation, request.threads)
+    fitting = Fitting(made.shape, tensors, by_activation, request.threads)
     outputs = [output for tensor in tensors for output in packed_tensors(tensor)]
     (shard,) = plan_shards(outputs, limit=max(1, sum(output.nbytes for output in outputs)))
     require_space(out, shard.nbytes, label)
@@ -119,7 +142,7 @@ def write(request: Request) -> QuantReport:
             assert len(data) == sizes[name]
             file.write(data.data)
     configured = quantization_config(by_activation=by_activation)
-    write_json(out / "config.json", {**config, "quantization_config": configured})
+    write_json(out / "config.json", {**made.config, "quantization_config": configured})
     others, notes = _write_companions(model, out, request.prompt)
     return write_report(
         out,

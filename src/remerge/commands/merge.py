@@ -1,0 +1,102 @@
+"""Run a mergekit YAML file: every method, exact to the bit, streamed and resumed.
+
+  remerge merge ties.yml merged/ties
+  remerge merge ties.yml merged/ties --models ~/models     # owner/name lies in ~/models/owner/name
+
+Models are folders of safetensors, named by their path; a document with a `name:` is a model for
+the others and is computed on the way. Mistakes are named with file and line before work starts.
+What is printed is the model id: the same file and models give the same one on every machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from remerge.commands.common import build_options, parse_size
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the verb to argparse."""
+    parser.add_argument("config", type=Path, help="mergekit YAML, of one document or several")
+    parser.add_argument("out", type=Path, help="folder to make; must not exist")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        metavar="FOLDER",
+        help="where models lie that are named owner/name or name (default: here)",
+    )
+    parser.add_argument(
+        "--result",
+        metavar="NAME",
+        help="of several documents, the one to make (default: the one that no other uses)",
+    )
+    parser.add_argument(
+        "--ignore-ineffective",
+        dest="lenient",
+        action="store_true",
+        help="pass over keys and parameters that mergekit drops in silence, with a line for each; "
+        "without it they are errors",
+    )
+    parser.add_argument(
+        "--by-row",
+        action="store_true",
+        help="merge embeddings row by row, whatever tokens the tokenizers have there; without it "
+        "models with other tokens are an error",
+    )
+    parser.add_argument(
+        "--shard-size",
+        default="5GB",
+        help="size limit of an output file, such as 500MB or 5GB (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="threads to use (default: all cores; changes no byte)"
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        help="where unfinished work is kept for the next attempt (default: .scratch beside OUT)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command; return its exit status."""
+    from remerge.errors import printable
+    from remerge.recipes.mergekit.planning import Settings, planned
+    from remerge.recipes.mergekit.reading import read_merges
+    from remerge.shards.artefact import build, require_new
+
+    require_new(options.out)
+    settings = build_options(options)
+    merges = read_merges(options.config, lenient=options.lenient)
+    how = Settings(
+        find=lambda path, revision: _folder(path, revision, options.models),
+        scratch=settings["scratch"],
+        shard_bytes=parse_size(options.shard_size),
+        by_row=options.by_row,
+        result=options.result,
+    )
+    with planned(merges, how) as found:
+        for note in found.notes:
+            print(f"note: {printable(note, 500)}", file=sys.stderr)
+        for name in found.unused:
+            print(f"note: the result does not use document {printable(name)}", file=sys.stderr)
+        manifest = build(
+            found.plan,
+            options.out,
+            companions=found.companions,
+            config_changes=found.config_changes,
+            **settings,
+        )
+    print(f"{manifest['model_id']}  {options.out}")
+
+
+def _folder(path: str, revision: str | None, models: Path | None) -> Path | None:
+    """The folder that a reference names; a revision is that of a hub, so no folder has one."""
+    if revision is not None:
+        return None
+    place = Path(path).expanduser()
+    if models is not None and not path.startswith((".", "~")):
+        place = models.expanduser() / place
+    return place if place.is_dir() else None

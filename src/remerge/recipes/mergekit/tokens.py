@@ -1,0 +1,136 @@
+"""The tokenizer of a merge as mergekit's `tokenizer` and `chat_template` say it.
+
+>>> check_tokens(merge, models, donor, source)
+>>> companions = tokenizer_companions(merge, files, source, models, folder)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from remerge.errors import CheckpointError, RecipeError, printable
+from remerge.files import write_bytes
+from remerge.recipes.mergekit.reading import Merge
+from remerge.schema import nearest, shown
+from remerge.shards.artefact import TOKENIZER_FILES, companions_of
+from remerge.tensors.checkpoint import Checkpoint
+from remerge.tensors.json_files import read_json, write_json
+from remerge.vocabulary.chat_template import SETTINGS_FILE, TEMPLATE_FILE, own_template
+from remerge.vocabulary.chat_templates import CHAT_TEMPLATES
+from remerge.vocabulary.tokenizer import has_tokenizer, token_ids, tokenizer_files
+
+#: Files among those of a tokenizer that belong to images, sound and video.
+_NOT_TEXT = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+
+def check_tokens(
+    merge: Merge, models: Sequence[Checkpoint], donor: Checkpoint, source: Checkpoint | None
+) -> None:
+    """Refuse models whose rows stand for other tokens than those of the result's tokenizer.
+
+    Args:
+        merge: The document.
+        models: The models whose embedding or head takes part.
+        donor: The model that gives config and tokenizer.
+        source: The model that `tokenizer` names.
+
+    Raises:
+        CheckpointError: Names the first token that differs.
+        RecipeError: A rule for tokens that is not there yet.
+    """
+    choice = merge.tokenizer
+    if choice is not None and (choice.tokens or choice.pad_to_multiple_of):
+        key = "tokens" if choice.tokens else "pad_to_multiple_of"
+        raise RecipeError(f"{merge.place}: tokenizer has {key}, which is not supported yet")
+    wanted = donor if source is None else source
+    known = [model for model in models if has_tokenizer(tokenizer_files(model.folder))]
+    if not has_tokenizer(tokenizer_files(wanted.folder)):
+        return
+    ours = token_ids(wanted.folder)
+    for model in known:
+        theirs = token_ids(model.folder)
+        rows = min((i.shape[0] for n, i in model.tensors.items() if n.endswith(
+            ("embed_tokens.weight", "lm_head.weight"))), default=0)  # fmt: skip
+        differing = [text for text, n in ours.items() if theirs.get(text) != n and n < rows]
+        if choice is not None:
+            differing += [text for text, n in theirs.items() if text not in ours and n < rows]
+        if not differing:
+            continue
+        text = differing[0]
+        what = (
+            f"{merge.place}: {model.label}: token {printable(text, 40)!r} is number "
+            f"{theirs.get(text, 'none')} there and {ours.get(text, 'none')} in {wanted.label} "
+            f"({len(differing)} tokens differ)"
+        )
+        if choice is not None:
+            raise CheckpointError(
+                f"{what}; models with other tokens cannot be brought together yet: give them one "
+                "vocabulary first"
+            )
+        raise CheckpointError(
+            f"{what}; to merge row by row all the same, as mergekit does, add --by-row"
+        )
+
+
+def tokenizer_companions(
+    merge: Merge,
+    files: Mapping[str, Path],
+    source: Checkpoint | None,
+    models: Sequence[Checkpoint],
+    folder: Path,
+) -> dict[str, Path]:
+    """The files beside the weights of the result.
+
+    Args:
+        merge: The document.
+        files: Those of the model that gives the config.
+        source: The model that `tokenizer` names.
+        models: All models, for `chat_template: auto`.
+        folder: Where new files go.
+
+    Raises:
+        RecipeError: A chat template that is neither known nor one.
+    """
+    found = dict(files)
+    if source is not None:
+        names = [name for name in TOKENIZER_FILES if name not in _NOT_TEXT]
+        found = {name: path for name, path in found.items() if name not in names}
+        theirs = companions_of(source.folder)
+        found |= {name: theirs[name] for name in names if name in theirs}
+    template = _template(merge, models)
+    if template is None:
+        return found
+    place = folder / f"template-{len(list(folder.glob('*'))) if folder.exists() else 0}"
+    place.mkdir(parents=True)
+    write_bytes(place / TEMPLATE_FILE, template.encode())
+    found[TEMPLATE_FILE] = place / TEMPLATE_FILE
+    if SETTINGS_FILE in found:
+        settings = read_json(found[SETTINGS_FILE])
+        if settings.pop("chat_template", None) is not None:
+            write_json(place / SETTINGS_FILE, settings)
+            found[SETTINGS_FILE] = place / SETTINGS_FILE
+    return found
+
+
+def _template(merge: Merge, models: Sequence[Checkpoint]) -> str | None:
+    text = merge.chat_template
+    if text is None:
+        return None
+    if text == "auto":
+        templates = [own_template(model.folder) for model in models]
+        counted = Counter(t.strip() for t in templates if t and t.strip())
+        # Of equally many the first model's: a counter keeps the order in which it met them.
+        return counted.most_common(1)[0][0] if counted else None
+    if text in CHAT_TEMPLATES:
+        return CHAT_TEMPLATES[text]
+    if "{" not in text:
+        line = merge.document.line(("chat_template",))
+        where = merge.place.partition(": document")[0]
+        known = ["auto", *CHAT_TEMPLATES]
+        raise RecipeError(
+            f"{where}:{line}: chat_template is {shown(text)}{nearest(text, known) or ';'} expected "
+            f"one of {', '.join(known)}, or a template in Jinja"
+        )
+    return text
