@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from remerge.quantize.gptq.solver import DAMPING, GROUP
+from remerge.quantize.gptq.solver import DAMPING
 
 F = np.float32
 Size = Callable[[np.float32], np.float32]
@@ -364,7 +364,7 @@ def iq4_xs(x: np.ndarray) -> bytes:
 
 
 def gptq(
-    weight: np.ndarray, hessian: np.ndarray, scales: np.ndarray, order: np.ndarray
+    weight: np.ndarray, hessian: np.ndarray, scales: np.ndarray, order: np.ndarray, bits: int
 ) -> np.ndarray:
     """GPTQ as the paper tells it: invert, factor, round column by column. Codes int8 [out, in]."""
     moment = hessian + DAMPING * hessian.diagonal().mean() * np.eye(len(hessian))
@@ -372,8 +372,8 @@ def gptq(
     upper = np.linalg.cholesky(inverse).T
     work, codes = weight[:, order].copy(), np.zeros(weight.shape, np.int8)
     for j, column in enumerate(order):
-        scale = scales[:, column // GROUP]
-        code = np.clip(np.round(work[:, j] / scale), -8, 7)
+        scale = scales[:, column // (weight.shape[1] // scales.shape[1])]
+        code = np.clip(np.round(work[:, j] / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         codes[:, column] = code
         error = (work[:, j] - code * scale) / upper[j, j]
         work[:, j:] -= np.outer(error, upper[j, j:])

@@ -72,7 +72,11 @@ def _wanted(part: str, layer: int, columns: int, form: Format, layout: Layout) -
     if form.type in _PLAIN:
         return form.type
     if part == "output" or (layout.tied and part in _EMBEDDINGS):
-        if layout.architecture == "falcon" or columns % SIZES[form.type].width or form.type == "Q8_0":
+        if (
+            layout.architecture == "falcon"
+            or columns % SIZES[form.type].width
+            or form.type == "Q8_0"
+        ):
             return "Q8_0"
         return "Q6_K"
     if layout.architecture == "falcon" and form.sensitive:

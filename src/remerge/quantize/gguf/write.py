@@ -126,8 +126,8 @@ def prepare(request: Request) -> Prepared:
     layout = Layout(shape.layers, shape.heads, shape.kv_heads, shape.tied)
     form = request.form
     plan = [
-        (tensor, TYPES[choose_type(tensor.part, tensor.layer, tensor.info.shape, form, layout)])
-        for tensor in tensors
+        (t, TYPES[choose_type(t.part, t.layer, t.info.shape, form, layout) or "F32"])
+        for t in tensors
     ]
     notes = (*vocabulary.notes, *more, *template.notes)
     return Prepared(shape, plan, vocabulary, ends, template.text, notes)
