@@ -2,15 +2,16 @@
 
     python -m tests.quantize.llama_quantize FOLDER
 
-`llama_model_quantize` is not among the functions that the xllamacpp wheel exports, so it is called in
-the shared objects of the npm package `@node-llama-cpp/linux-x64` (3.22.1, llama.cpp v0.5.0): FOLDER is
-its `bins/linux-x64`. The types that it chose are kept in `llama_types.json`, which this program writes
-and the tests read; whole files are compared where the environment variable LIBLLAMA names FOLDER.
+`llama_model_quantize` is not among the functions that the xllamacpp wheel exports, so it is called
+in the shared objects of the npm package `@node-llama-cpp/linux-x64` (3.22.1, llama.cpp v0.5.0):
+FOLDER is its `bins/linux-x64`. The types that it chose are kept in `llama_types.json`, which this
+program writes and the tests read, beside the digest of each whole file.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ NAMES = [name for name, form in FORMATS.items() if form.container == "gguf"]
 
 @dataclass(frozen=True)
 class Case:
-    """A model of random numbers; `experts` 0 is one without, `fused` has query, key, value in one."""
+    """A model of random numbers; without experts where there are 0; `fused`: attn_qkv is one."""
 
     architecture: str = "llama"
     layers: int = 8
@@ -169,6 +170,11 @@ def by_part(types: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def main() -> None:
     """Write what llama.cpp chooses for every case and format."""
     library = LlamaCpp(Path(sys.argv[1]))
@@ -180,7 +186,7 @@ def main() -> None:
             kept[case.name] = {}
             for name in NAMES:
                 library.quantize(source, target, FORMATS[name].file_type)
-                kept[case.name][name] = by_part(types_of(target))
+                kept[case.name][name] = by_part(types_of(target)) | {"file": digest_of(target)}
     KEPT.write_text(json.dumps(kept, indent=1) + "\n")
 
 

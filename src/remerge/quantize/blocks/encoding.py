@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from remerge.kernels.blocks import widen
 from remerge.progress import track
 from remerge.quantize.blocks import q4_0
 from remerge.quantize.blocks.types import BlockType
-from remerge.quantize.core.llama import LlamaTensor
 from remerge.tensors.checkpoint import raw_bytes
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.safetensors import TensorInfo
 
 #: Weights in one piece: large enough to keep a thread busy, small enough for its cache.
 PIECE = 1 << 18
@@ -32,7 +32,27 @@ PIECE = 1 << 18
 ALIGNMENT = 32
 
 
-def _refuse(tensor: LlamaTensor, kind: BlockType, values: np.ndarray, start: int) -> None:
+class Rows(Protocol):
+    """A tensor that is encoded row by row; `LlamaTensor` is one.
+
+    `rotated_heads` is not 0 where rows change places, and `source_rows` says how.
+    """
+
+    @property
+    def info(self) -> TensorInfo: ...
+    @property
+    def rotated_heads(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    def source_rows(self, start: int, stop: int) -> np.ndarray: ...
+
+
+R = TypeVar("R", bound=Rows)
+
+
+def _refuse(tensor: Rows, kind: BlockType, values: np.ndarray, start: int) -> None:
     """Raise NumericError for a piece whose numbers cannot be stored."""
     where = f"{tensor.info.path}: tensor {printable(tensor.info.name)!r}"
     bad = np.flatnonzero(~np.isfinite(values))
@@ -46,7 +66,7 @@ def _refuse(tensor: LlamaTensor, kind: BlockType, values: np.ndarray, start: int
     )
 
 
-def encode_rows(tensor: LlamaTensor, kind: BlockType, start: int, stop: int) -> np.ndarray:
+def encode_rows(tensor: Rows, kind: BlockType, start: int, stop: int) -> np.ndarray:
     """Rows [start:stop] of `tensor` as uint8 bytes of type `kind`.
 
     NumericError names the tensor and the index of a NaN or Inf in it.
@@ -66,7 +86,7 @@ def encode_rows(tensor: LlamaTensor, kind: BlockType, start: int, stop: int) -> 
     return out
 
 
-def row_ranges(tensor: LlamaTensor, kind: BlockType) -> list[tuple[int, int]]:
+def row_ranges(tensor: Rows, kind: BlockType) -> list[tuple[int, int]]:
     """First and past-the-last row of each piece; CheckpointError for rows of broken blocks."""
     if tensor.columns % kind.width:
         raise CheckpointError(
@@ -78,7 +98,7 @@ def row_ranges(tensor: LlamaTensor, kind: BlockType) -> list[tuple[int, int]]:
 
 
 def encode(
-    tensor: LlamaTensor, kind: BlockType, pool: ThreadPoolExecutor, depth: int
+    tensor: Rows, kind: BlockType, pool: ThreadPoolExecutor, depth: int
 ) -> Iterator[np.ndarray]:
     """The bytes of `tensor` as type `kind`, in order, with at most `depth` pieces under way."""
     waiting: deque[Future[np.ndarray]] = deque()
@@ -96,11 +116,12 @@ def encode(
 
 def write_tensors(
     file: BinaryIO,
-    plan: Iterable[tuple[LlamaTensor, BlockType]],
+    plan: Iterable[tuple[R, BlockType]],
     threads: int,
     label: str,
-    header: Callable[[LlamaTensor, BlockType], bytes] | None = None,
-    encoded: Callable[[LlamaTensor], Iterator[bytes]] | None = None,
+    header: Callable[[R, BlockType], bytes] | None = None,
+    encoded: Callable[[R], Iterator[bytes]] | None = None,
+    alignment: int = ALIGNMENT,
 ) -> None:
     """Append all tensors, each behind its `header` if it has one, data at aligned places.
 
@@ -117,7 +138,7 @@ def write_tensors(
         for tensor, kind in rows:
             if header:
                 file.write(header(tensor, kind))
-            file.write(bytes(-file.tell() % ALIGNMENT))
+            file.write(bytes(-file.tell() % alignment))
             if encoded:
                 file.writelines(encoded(tensor))
             else:

@@ -14,16 +14,15 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remerge.code import ENCODING, digest_of
 from remerge.errors import ToolError, printable
 from remerge.files import require_spaces
-from remerge.quantize.blocks.encoding import encode_rows, row_ranges
+from remerge.quantize.blocks.encoding import Rows, encode_rows, row_ranges
 from remerge.quantize.blocks.types import TYPES, BlockType
-from remerge.quantize.core.llama import LlamaTensor
 from remerge.quantize.core.request import Request
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.json_files import json_text, read_json
@@ -47,7 +46,7 @@ class EncodePlan:
 
     label: str
     shards: tuple[Shard, ...]
-    sources: Mapping[str, tuple[LlamaTensor, str]]
+    sources: Mapping[str, tuple[Rows, str]]
 
     def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
         """The checkpoint's tensor."""
@@ -62,7 +61,7 @@ class EncodePlan:
         return {}
 
 
-def plan_units(plan: Sequence[tuple[LlamaTensor, BlockType]], label: str) -> EncodePlan:
+def plan_units(plan: Sequence[tuple[Rows, BlockType]], label: str) -> EncodePlan:
     """The units that encode `plan`; CheckpointError for rows of broken blocks."""
     for tensor, kind in plan:
         row_ranges(tensor, kind)  # refused before the work, not in it
@@ -73,8 +72,8 @@ def plan_units(plan: Sequence[tuple[LlamaTensor, BlockType]], label: str) -> Enc
 
 @contextmanager
 def encoded_in_units(
-    plan: Sequence[tuple[LlamaTensor, BlockType]], request: Request
-) -> Iterator[Callable[[LlamaTensor], Iterator[bytes]] | None]:
+    plan: Sequence[tuple[Rows, BlockType]], request: Request
+) -> Iterator[Callable[[Rows], Iterator[bytes]] | None]:
     """The bytes of each tensor of `plan`, made by `request.make_shards`; None where that is None.
 
     Finished units are kept in `request.scratch` until the block ends well, so that the next attempt
@@ -127,7 +126,7 @@ def _copied(path: Path, offset: int, record: TensorRecord) -> Iterator[bytes]:
 def _key(units: EncodePlan, model: Path) -> str:
     """A digest of all that decides the bytes of the units: model, types, layout and code."""
     sources = [
-        [asdict(tensor) | {"info": [tensor.info.name, tensor.info.dtype, tensor.info.shape]}, kind]
+        [tensor.info.name, tensor.info.dtype, tensor.info.shape, tensor.rotated_heads, kind]
         for tensor, kind in units.sources.values()
     ]
     layout = [[s.file, hashlib.sha256(s.header).hexdigest()] for s in units.shards]

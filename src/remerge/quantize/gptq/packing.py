@@ -61,7 +61,7 @@ def group_scales(weight: np.ndarray, dtype: str, form: Format) -> tuple[np.ndarr
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes int8 [out, in] as int32 [out, in·bits/32]: code + 2ᵇ⁻¹, the first in the lowest bits."""
+    """Codes int8 [out, in] as int32 [out, in·bits/32]: code + 2ᵇ⁻¹, the first in the low bits."""
     unsigned = (codes.astype(np.int16) + 2 ** (bits - 1)).astype(np.uint32)
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     words = unsigned.reshape(len(codes), -1, 32 // bits) << shifts

@@ -1,8 +1,8 @@
 """Write a Llama model folder with 4-bit or 8-bit weights fitted to a calibration text (GPTQ).
 
 The result is a folder that transformers and vLLM load: the `pack-quantized` layout of
-compressed-tensors, symmetric codes, one scale for a group of weights, embedding and output matrix left as
-they are. Class *stable*: see `fitting` and `docs/decisions/0006-gptq-in-float64.md`.
+compressed-tensors, symmetric codes, one scale for a group of weights, embedding and output matrix
+left as they are. Class *stable*: see `fitting` and `docs/decisions/0006-gptq-in-float64.md`.
 """
 
 from __future__ import annotations
@@ -150,16 +150,14 @@ def write(request: Request) -> QuantReport:
             file.write(data.data)
     configured = quantization_config(request.form)
     write_json(out / "config.json", {**made.config, "quantization_config": configured})
+    coded = f"INT{bits_of(request.form)}"
     others, notes = _write_companions(model, out, request.prompt)
     return write_report(
         out,
         request.form,
         FILE_NAME,
         sum(tensor.info.size for tensor in tensors),
-        Counter(
-            f"INT{bits_of(request.form)}" if tensor.part in FITTED else tensor.info.dtype
-            for tensor in tensors
-        ),
+        Counter(coded if tensor.part in FITTED else tensor.info.dtype for tensor in tensors),
         (f"calibrated on {len(windows)} windows of {len(windows[0])} tokens", *notes),
         ["config.json", *others],
         request.name,
