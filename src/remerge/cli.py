@@ -21,6 +21,7 @@ from remerge.extras import missing_extra
 VERBS: dict[str, str] = {
     "plan": "say what a recipe downloads, keeps and takes, before anything runs",
     "use": "choose the recipe in use and values of its parameters, or show the choice",
+    "compare": "compare experiments: what was changed, mean, scores, size",
     "pin": "resolve the sources of a recipe to commits and digests, or check that they hold",
     "merge": "run a mergekit YAML file, with every method, exact to the bit",
     "bake": "bake a LoRA adapter into a model",
@@ -30,6 +31,7 @@ VERBS: dict[str, str] = {
     "score": "score models on a suite of tasks, quants in their own runtime",
     "id": "print the model id: one digest of the weights, whatever files they lie in",
     "diff": "say which tensors of two models differ, by how much, in which layers",
+    "verify-format": "re-derive a GGUF or GGML file from its model, and say which tensors differ",
     "verify": "rebuild this commit elsewhere in other surroundings, and compare every artefact",
     "sign": "sign a finished model, offline, with a key of your own",
     "verify-signature": "check that a model is, file by file, what somebody signed",

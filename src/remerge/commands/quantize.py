@@ -4,11 +4,15 @@
   remerge quantize merged/final exact --out quants --prompt alpaca --name Stheno-L2-13B
   remerge quantize merged/final gptq_4bit_128g --out quants --calibration text.txt
   remerge quantize merged/final gguf_q4_0 gguf_q8_0 --out quants --measure questions.jsonl
+  remerge quantize model-f16.gguf gguf_q4_k_m --out quants
 
 Every format becomes a folder of its own in --out, with a manifest.json that says its digest, its
 bits a weight and what was done to the vocabulary. `exact` stands for all formats that are the same
 bytes on every machine, `all` for all. --measure compares each with the model in float64 and tells
 what was lost; that takes as long as running the model on the text twice, slowly.
+
+MODEL is a folder of a Llama, or a GGUF file of F16, BF16 or F32 weights, of any architecture, for the
+gguf formats. Metadata of such a file are kept, and the result is what `llama-quantize` makes of it.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from remerge.quantize.core.description import Description
     from remerge.quantize.core.format import Format
 
 
@@ -28,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     width = max(map(len, FORMATS))
     rows = [f"  {f.name:{width}}  {f.runtime}: {f.description}" for f in FORMATS.values()]
     parser.epilog = "\n".join(["formats, and the program that is known to run each:", *rows])
-    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a Llama (safetensors)")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder, or GGUF file")
     parser.add_argument("formats", nargs="+", metavar="FORMAT", help="formats, `exact` or `all`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the formats' folders")
     parser.add_argument("--calibration", type=Path, metavar="TEXT", help="what GPTQ is fitted to")
@@ -62,7 +67,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.quantize import quantize
+    from remerge.locks import sole_writer
     from remerge.quantize.core.description import read_description
     from remerge.quantize.formats import choose
 
@@ -70,36 +75,70 @@ def run(options: argparse.Namespace) -> None:
     _check(options, chosen)
     description = read_description(options.card) if options.card else None
     for form in chosen:
-        out = options.out / form.name
-        report = quantize(
-            options.model,
-            out,
-            form.name,
-            threads=options.threads,
-            calibration=options.calibration,
-            name=options.name or options.model.resolve().name,
-            prompt=options.prompt,
-            description=description,
-        )
-        print(f"{report.sha256}  {report.bits_per_weight:.2f} bits a weight  {out / report.file}")
-        for note in report.notes:
-            print(f"  {note}")
-        if options.measure:
-            print(f"  {_measured(options, out)}")
+        with sole_writer(options.out / form.name, form.name):
+            _make(options, form, description)
+
+
+def _make(options: argparse.Namespace, form: Format, description: Description | None) -> None:
+    """One format, which nobody else makes at the same time."""
+    from remerge.quantize import quantize
+
+    out = options.out / form.name
+    _require_new(out)
+    report = quantize(
+        options.model,
+        out,
+        form.name,
+        threads=options.threads,
+        calibration=options.calibration,
+        name=options.name or options.model.resolve().name,
+        prompt=options.prompt,
+        description=description,
+    )
+    print(f"{report.sha256}  {report.bits_per_weight:.2f} bits a weight  {out / report.file}")
+    for note in report.notes:
+        print(f"  {note}")
+    if options.measure:
+        print(f"  {_measured(options, out)}")
+
+
+def _require_new(out: Path) -> None:
+    from remerge.errors import RecipeError
+
+    if out.exists():
+        raise RecipeError(f"{out} exists; remove it or give another --out")
 
 
 def _check(options: argparse.Namespace, chosen: tuple[Format, ...]) -> None:
     """What can be told before the first format is written."""
     from remerge.errors import RecipeError
 
+    if options.model.is_file():
+        _check_file(options, chosen)
     for form in chosen:
         if form.container == "gptq" and options.calibration is None:
             raise RecipeError(f"{form.name} is fitted to a text: give one with --calibration")
-        if (options.out / form.name).exists():
-            raise RecipeError(f"{options.out / form.name} exists; remove it or give another --out")
+        _require_new(options.out / form.name)
     for path in [options.calibration, *(options.measure or ())]:
         if path is not None and not path.is_file():
             raise RecipeError(f"{path}: no such text")
+
+
+def _check_file(options: argparse.Namespace, chosen: tuple[Format, ...]) -> None:
+    """Refuse what only a folder can be asked for."""
+    from remerge.errors import RecipeError
+
+    for option in ("name", "card", "measure"):
+        if getattr(options, option) is not None:
+            raise RecipeError(f"--{option} needs a folder; {options.model} is a file")
+    if options.prompt != "own":
+        raise RecipeError(f"--prompt needs a folder; {options.model} keeps its own template")
+    for form in chosen:
+        if form.container != "gguf":
+            raise RecipeError(
+                f"{form.name} is made of a folder of safetensors; from {options.model} only the "
+                "gguf formats can be made"
+            )
 
 
 def _measured(options: argparse.Namespace, out: Path) -> str:
