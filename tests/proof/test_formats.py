@@ -16,7 +16,7 @@ from remerge.quantize import quantize
 from remerge.quantize.gguf.header import read_gguf_header
 from tests.quantize.conftest import make_llama, tiny_llama  # noqa: F401  fixtures
 
-KINDS = ["gguf_q4_k_m", "gguf_f16", "ggml_q5_1"]
+KINDS = ["gguf_q8_0", "gguf_f16", "ggml_q5_1"]
 
 
 def file_of(folder: Path) -> Path:
@@ -50,7 +50,8 @@ def test_a_changed_block_is_told_by_tensor_and_number(
     file.write_bytes(data)
     assert main(["verify-format", str(file), "--from", str(tiny_llama)]) == 1
     said = capsys.readouterr().out
-    assert re.match(r"output\.weight \w+: 1 of \d+ blocks differ, numbers by up to [\d.e-]+\n", said)
+    line = r"output\.weight \w+: 1 of \d+ blocks differ, numbers by up to [\d.e-]+\n"
+    assert re.match(line, said)
     assert said.endswith("DIFFERS: 1 differences in 39 tensors\n")
 
 
@@ -65,12 +66,23 @@ def test_a_file_of_another_model_differs(
     assert found.differences[0].startswith("token_embd.weight Q8_0: ")
 
 
+def test_another_rotary_base_in_the_metadata_is_told(
+    make_llama: Callable[..., Path],  # noqa: F811
+    tiny_llama: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    other = make_llama(rope_parameters={"rope_type": "default", "rope_theta": 5000.0})
+    quantize(other, tmp_path / "q", "gguf_q8_0")
+    found = verify_format(file_of(tmp_path / "q"), tiny_llama, 2)
+    assert found.differences == ("metadata llama.rope.freq_base: another value than in the model",)
+
+
 def test_a_gguf_is_derived_from_a_gguf(tiny_llama: Path, tmp_path: Path) -> None:  # noqa: F811
     quantize(tiny_llama, tmp_path / "f16", "gguf_f16", name="one")
     source = file_of(tmp_path / "f16")
-    quantize(source, tmp_path / "q", "gguf_q3_k_m")
+    quantize(source, tmp_path / "q", "gguf_q5_0")
     assert verify_format(file_of(tmp_path / "q"), source, 2).differences == ()
-    quantize(tiny_llama, tmp_path / "other", "gguf_q3_k_m", name="two")
+    quantize(tiny_llama, tmp_path / "other", "gguf_q5_0", name="two")
     found = verify_format(file_of(tmp_path / "other"), source, 2)
     assert found.differences == ("metadata general.name: another value than in the model",)
 

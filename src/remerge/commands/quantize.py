@@ -11,8 +11,8 @@ bits a weight and what was done to the vocabulary. `exact` stands for all format
 bytes on every machine, `all` for all. --measure compares each with the model in float64 and tells
 what was lost; that takes as long as running the model on the text twice, slowly.
 
-MODEL is a folder of a Llama, or a GGUF file of F16, BF16 or F32 weights, of any architecture, for the
-gguf formats. Metadata of such a file are kept, and the result is what `llama-quantize` makes of it.
+MODEL is a folder of a Llama, or a GGUF file of F16, BF16 or F32 weights, of any architecture, for
+the gguf formats. Metadata of such a file are kept; the result is what `llama-quantize` makes of it.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ The types are those of the file, whoever chose them; the blocks are compared byt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -32,6 +34,11 @@ from remerge.tensors.safetensors import TensorInfo
 
 #: What a quantizer writes itself.
 _OWN = ("general.file_type", "general.quantization_version")
+#: What decides how a model computes, whoever wrote it; how a file presents itself is left to it.
+_DECISIVE = re.compile(
+    r"metadata (?!general\.|tokenizer\.)"
+    r"|metadata tokenizer\.ggml\.(tokens|merges|model|pre|add_\w+|\w+_token_id):"
+)
 #: Share of blocks in which a fused multiply-add may have chosen otherwise, and no more.
 _FEW = 0.02
 
@@ -78,9 +85,18 @@ def _verify_gguf(file: Path, model: Path, threads: int) -> FormatCheck:
         ours: dict[str, Rows] = {tensor.info.name: tensor for tensor in source.tensors}
         said = list(_other_metadata(file, metadata, model, source.metadata))
     else:
-        plan = gguf.prepare(Request(model, model, FORMATS["gguf_f16"], threads)).plan
-        ours = {gguf.tensor_name(t.part, t.layer): t for t, _ in plan}
-        said = []
+        request = Request(model, model, FORMATS["gguf_f16"], threads)
+        made = gguf.prepare(request)
+        ours = {gguf.tensor_name(t.part, t.layer): t for t, _ in made.plan}
+        with TemporaryDirectory() as folder:
+            head = Path(folder) / "header.gguf"
+            gguf.write_header(head, made, request)
+            known = read_gguf_metadata(head)
+            said = [
+                line
+                for line in _other_metadata(file, metadata, head, known)
+                if _DECISIVE.match(line) and "only in" not in line
+            ]
     return _compared(file, theirs, ours, threads, said)
 
 
@@ -160,7 +176,7 @@ def _different(
             f"known are {', '.join(TYPES)}"
         )
     row_ranges(tensor, kind)
-    data = raw_bytes(info)
+    data = raw_bytes(replace(info, dtype="U8", shape=(info.nbytes,)))
     at, wrong, off = 0, 0, 0.0
     for ours in encode(tensor, kind, pool, 2 * threads):
         pairs = ours.reshape(-1, kind.nbytes), data[at : at + ours.size].reshape(-1, kind.nbytes)

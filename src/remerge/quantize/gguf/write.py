@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
@@ -133,6 +134,16 @@ def prepare(request: Request) -> Prepared:
     return Prepared(shape, plan, vocabulary, ends, template.text, notes)
 
 
+def write_header(path: Path, made: Prepared, request: Request) -> None:
+    """Write all of a file but the data of its tensors to `path`."""
+    writer = GGUFWriter(path, "llama")
+    _describe_model(writer, made.shape, request.name, request.form.file_type)
+    weights = sum(tensor.info.size for tensor, _ in made.plan)
+    describe_for_people(writer, request.description, weights)
+    _describe_vocabulary(writer, made.vocabulary, made.ends, made.template)
+    _write_header(writer, made.plan)
+
+
 def write(request: Request) -> QuantReport:
     """Write model.gguf and manifest.json to `request.out`; for the errors see `quantize`."""
     out, form = request.out, request.form
@@ -144,11 +155,7 @@ def write(request: Request) -> QuantReport:
     with encoded_in_units(plan, request) as encoded:
         try:
             os.close(create(temporary))  # ours from now on; the library opens it by its name
-            writer = GGUFWriter(temporary, "llama")
-            _describe_model(writer, made.shape, request.name, form.file_type)
-            describe_for_people(writer, request.description, weights)
-            _describe_vocabulary(writer, made.vocabulary, made.ends, made.template)
-            _write_header(writer, plan)
+            write_header(temporary, made, request)
             with temporary.open("ab") as file:
                 write_tensors(file, plan, request.threads, form.name, encoded=encoded)
                 file.write(bytes(-file.tell() % ALIGNMENT))
