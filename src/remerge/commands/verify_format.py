@@ -4,9 +4,9 @@
   remerge verify-format model-Q4_K_M.gguf --from model-F16.gguf
 
 Every tensor is quantized anew, to the type that it has in the file, and compared byte by byte. So
-are the metadata: all of them where MODEL is a GGUF file, else those that decide how the model computes
-and splits a text. It works for our files and for those of a llama.cpp that was compiled without
-fused multiply-add; one with it chooses otherwise in a few blocks, which is said.
+are the metadata: all of them where MODEL is a GGUF file, else those that decide how the model
+computes and splits a text. It works for our files and for those of a llama.cpp that was compiled
+without fused multiply-add; one with it chooses otherwise in a few blocks, which is said.
 Exit status 1 if anything differs.
 """
 
