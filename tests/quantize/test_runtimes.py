@@ -63,6 +63,8 @@ MEASURED = {
     "gptq_8bit_actorder": (3.49e-06, 0),
     "gptq_8bit_128g": (1.86e-06, 0),
     "gptq_8bit_128g_actorder": (9.11e-07, 0),
+    "gptq_4bit_32g": (2.49e-04, 0),
+    "gptq_4bit_32g_actorder": (2.48e-04, 0),
     "gptq_4bit_128g": (6.81e-04, 0),
     "gptq_4bit_128g_actorder": (2.18e-04, 1),
 }
@@ -104,7 +106,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if form.default else pytest.mark.full)
+        for name, form in FORMATS.items()
+    ],
+)
 def test_a_format_runs_and_stays_as_close_as_it_is_known_to(
     unquantized: np.ndarray, made: Callable[[str], Path], name: str
 ) -> None:

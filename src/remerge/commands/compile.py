@@ -69,13 +69,14 @@ def _solve(by_activation: bool) -> None:
 
     import numpy as np
 
-    from remerge.quantize.gptq.solver import GROUP, solve
+    from remerge.quantize.gptq.solver import solve
 
     with ThreadPoolExecutor(1) as pool:
         solve(
-            np.ones((1, GROUP)),
-            np.eye(GROUP),
+            np.ones((1, 128)),
+            np.eye(128),
             np.ones((1, 1)),
+            bits=4,
             by_activation=by_activation,
             pool=pool,
         )
