@@ -55,6 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
+    from remerge.merge.donors import mapping_folder, named_like
     from remerge.methods.gradient import Gradient, in_order_for, plan_gradient
     from remerge.shards.artefact import build, companions_of
     from remerge.shards.inputs import distinct_labels
@@ -68,13 +69,16 @@ def run(options: argparse.Namespace) -> None:
     first, second = map(open_checkpoint, folders, distinct_labels(folders))
     first = in_order_for(gradient, first)
     require_same_tokens(second, first)
-    plan = plan_gradient(
-        first,
-        second,
-        gradient,
-        dtype=from_torch_name(options.dtype),
-        shard_bytes=parse_size(options.shard_size),
-        vocabulary=options.vocabulary,
-    )
-    manifest = build(plan, options.out, companions=companions_of(options.first), **settings)
+    with mapping_folder(settings["scratch"]) as mapped:
+        second, notes = named_like(second, first, mapped)
+        plan = plan_gradient(
+            first,
+            second,
+            gradient,
+            dtype=from_torch_name(options.dtype),
+            shard_bytes=parse_size(options.shard_size),
+            vocabulary=options.vocabulary,
+            notes=notes,
+        )
+        manifest = build(plan, options.out, companions=companions_of(options.first), **settings)
     print(f"{manifest['model_id']}  {options.out}")

@@ -202,26 +202,27 @@ def plan_gradient(
     shard_bytes: int,
     label: str = "gradient",
     vocabulary: str | None = None,
+    notes: Sequence[Note] = (),
 ) -> GradientPlan:
     """Check the two models against each other by their headers and lay out the result.
 
     The order of `first`'s tensors is taken as the state-dict order; folders that this library wrote
     have it, others get it from `in_order_for`. dtype and shard_bytes as in `plan_ties`;
-    vocabulary is None or `truncate`. CheckpointError for models that do not fit, RecipeError for
-    two of one label.
+    vocabulary is None or `truncate`; notes are lines of the manifest. CheckpointError for models
+    that do not fit, RecipeError for two of one label.
     """
     require_distinct([first.label, second.label], label)
     if vocabulary not in (None, "truncate"):
         raise RecipeError(f"{label}: vocabulary is {vocabulary!r}; expected truncate, or none")
     aligned = align_heads([first, second])
     first, second = aligned.models
-    first_tensors, notes = weights_only(first)
+    first_tensors, dropped = weights_only(first)
     require_mergeable(first, first_tensors)
     second_tensors, more_notes = fit(second, first, first_tensors, vocabulary)
     names = list(first_tensors)
     ratios = dict(zip(names, blend_ratios(gradient, names), strict=True))
     unties, more = _unties(aligned, ratios, first)
-    notes += [*aligned.notes, *more]
+    found = [*dropped, *notes, *aligned.notes, *more, *more_notes]
     outputs = [OutputTensor(name, dtype, info.shape) for name, info in first_tensors.items()]
     return GradientPlan(
         label=label,
@@ -232,7 +233,7 @@ def plan_gradient(
         first_tensors=first_tensors,
         second_tensors=second_tensors,
         shards=plan_shards(outputs, shard_bytes),
-        notes=(*notes, *more_notes),
+        notes=tuple(found),
         vocabulary=vocabulary,
         unties=unties,
     )

@@ -19,9 +19,10 @@ import numpy as np
 
 from remerge.errors import CheckpointError, printable
 from remerge.progress import track
-from remerge.quantize.blocks.encoding import Rows, encode, row_ranges
+from remerge.quantize.blocks.encoding import encode, row_ranges
 from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.core.request import Request
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.formats import FORMATS
 from remerge.quantize.ggml import write as ggml
 from remerge.quantize.ggml.header import read_ggml_header
@@ -82,12 +83,12 @@ def _verify_gguf(file: Path, model: Path, threads: int) -> FormatCheck:
         )
     if model.is_file():
         source = open_source(model)
-        ours: dict[str, Rows] = {tensor.info.name: tensor for tensor in source.tensors}
+        ours: dict[str, ModelTensor] = {tensor.info.name: tensor for tensor in source.tensors}
         said = list(_other_metadata(file, metadata, model, source.metadata))
     else:
         request = Request(model, model, FORMATS["gguf_f16"], threads)
         made = gguf.prepare(request)
-        ours = {gguf.tensor_name(t.part, t.layer): t for t, _ in made.plan}
+        ours = {gguf.tensor_name(t.part, t.layer, t.suffix): t for t, _ in made.plan}
         with TemporaryDirectory() as folder:
             head = Path(folder) / "header.gguf"
             gguf.write_header(head, made, request)
@@ -103,7 +104,7 @@ def _verify_gguf(file: Path, model: Path, threads: int) -> FormatCheck:
 def _verify_ggml(file: Path, model: Path, threads: int) -> FormatCheck:
     theirs = read_ggml_header(file)
     made = ggml.prepare(Request(model, model, FORMATS["ggml_f16"], threads))
-    ours: dict[str, Rows] = {ggml.tensor_name(t.part, t.layer): t for t, _ in made.plan}
+    ours: dict[str, ModelTensor] = {ggml.tensor_name(t.part, t.layer): t for t, _ in made.plan}
     with file.open("rb") as opened:
         head = opened.read(len(made.header))
     # The ninth number is the file type.
@@ -135,7 +136,7 @@ def _other_metadata(
 def _compared(
     file: Path,
     theirs: Mapping[str, TensorInfo],
-    ours: Mapping[str, Rows],
+    ours: Mapping[str, ModelTensor],
     threads: int,
     said: Sequence[str],
 ) -> FormatCheck:
@@ -148,8 +149,8 @@ def _compared(
             tensor = ours.get(name)
             if tensor is None:
                 differences.append(f"{printable(name)}: the model has no such tensor")
-            elif tensor.info.shape != info.shape:
-                shapes = f"{list(info.shape)}, the model's {list(tensor.info.shape)}"
+            elif tensor.shape != info.shape:
+                shapes = f"{list(info.shape)}, the model's {list(tensor.shape)}"
                 differences.append(f"{name}: shape {shapes}")
             else:
                 blocks, wrong, off = _different(file, info, tensor, pool, threads)
@@ -166,7 +167,7 @@ def _compared(
 
 
 def _different(
-    file: Path, info: TensorInfo, tensor: Rows, pool: ThreadPoolExecutor, threads: int
+    file: Path, info: TensorInfo, tensor: ModelTensor, pool: ThreadPoolExecutor, threads: int
 ) -> tuple[int, int, float]:
     """Blocks of a tensor, how many differ, and the largest difference of their numbers."""
     kind = TYPES.get(info.dtype)

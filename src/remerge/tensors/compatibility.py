@@ -31,7 +31,9 @@ TOKEN_TENSORS = (
 #: The path of tensors that lie in no file: they are computed when they are read.
 COMPUTED = Path("computed on the way")
 #: Buffers that old checkpoints saved beside the weights; the model computes them itself.
-_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+_BUFFER = re.compile(
+    r"(^|\.)((rotary|rotary_emb|rotary_pos_emb)\.(inv_freq|cos_cached|sin_cached)|position_ids)$"
+)
 #: Causal masks [1, 1, n, n] and their fill values of GPT-2, GPT-J, GPT-Neo and GPT-NeoX (Pythia).
 _MASK = re.compile(r"(^|\.)(attn|attention|crossattention)\.(bias|masked_bias)$")
 

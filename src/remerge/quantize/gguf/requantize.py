@@ -9,15 +9,12 @@ is compiled without fused multiply-add.
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
-
-import numpy as np
 
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.files import open_atomic
@@ -28,6 +25,7 @@ from remerge.quantize.core.format import Format
 from remerge.quantize.core.mixture import Layout, kind_of
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.gguf.header import Entry, read_gguf_header, read_gguf_metadata
 from remerge.quantize.gguf.mixture import choose_type
 from remerge.tensors.safetensors import TensorInfo
@@ -35,32 +33,10 @@ from remerge.tensors.safetensors import TensorInfo
 FILE_NAME = "model.gguf"
 _QUANTIZATION_VERSION = 2
 _UINT32 = 4
-_PLACE = re.compile(r"(?:blk\.(\d+)\.)?(.+)\.weight")
+_PLACE = re.compile(r"(?:blk\.(\d+)\.)?(.+)\.(\w+)")
 _FILE_TYPE, _VERSION = "general.file_type", "general.quantization_version"
 #: Types that a model can be quantized from.
 SOURCES = ("F32", "F16", "BF16")
-
-
-@dataclass(frozen=True)
-class GgufTensor:
-    """A tensor of a GGUF file; one of three dimensions, the experts of a layer, is rows too."""
-
-    info: TensorInfo
-    rotated_heads: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Number of rows; a vector is one row."""
-        return math.prod(self.info.shape[:-1])
-
-    @property
-    def columns(self) -> int:
-        """Length of a row."""
-        return self.info.shape[-1]
-
-    def source_rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start:stop], which keep their places: int64 [stop−start]."""
-        return np.arange(start, stop)
 
 
 @dataclass(frozen=True)
@@ -69,7 +45,7 @@ class Source:
 
     path: Path
     metadata: dict[str, Entry]
-    tensors: tuple[GgufTensor, ...]
+    tensors: tuple[ModelTensor, ...]
     layout: Layout
 
     @property
@@ -92,14 +68,20 @@ def _whole(metadata: dict[str, Entry], key: str, default: int | None = None) -> 
     return value
 
 
-def _place(name: str) -> tuple[int, str] | None:
-    """Layer (−1 outside of all) and part of a tensor; None for one that is no weight."""
-    match = _PLACE.fullmatch(name)
-    return (int(match[1]) if match[1] else -1, match[2]) if match else None
+def _tensor(info: TensorInfo) -> ModelTensor:
+    """A tensor by its name: its layer (−1 outside of all), its part, and what it is of it."""
+    match = _PLACE.fullmatch(info.name)
+    if match is None:
+        return ModelTensor(info.name, -1, info, suffix="")
+    return ModelTensor(match[2], int(match[1]) if match[1] else -1, info, suffix=match[3])
 
 
 def open_source(path: Path) -> Source:
-    """Read the header of a GGUF file; CheckpointError for one that is damaged or a part of one."""
+    """Read the header of a GGUF file of 16-bit or 32-bit weights.
+
+    Raises:
+        CheckpointError: It is damaged, a part of a model, or quantized already.
+    """
     metadata, tensors = read_gguf_metadata(path), read_gguf_header(path)
     try:
         if _whole(metadata, "split.count", 1) > 1:
@@ -120,42 +102,43 @@ def open_source(path: Path) -> Source:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
+    for name, info in tensors.items():
+        if info.dtype not in SOURCES:
+            raise CheckpointError(
+                f"{path}: tensor {printable(name)!r} is {info.dtype}; only {', '.join(SOURCES)} "
+                "can be quantized: take the file that it was made of"
+            )
+
     def order(name: str) -> tuple[int, str]:
         match = re.match(r"blk\.(\d+)\.", name)
         return (int(match[1]) if match else -1, name)
 
-    ordered = (GgufTensor(tensors[name]) for name in sorted(tensors, key=order))
+    ordered = (_tensor(tensors[name]) for name in sorted(tensors, key=order))
     return Source(path, metadata, tuple(ordered), layout)
 
 
-def plan_types(source: Source, form: Format) -> list[tuple[GgufTensor, BlockType]]:
+def plan_types(source: Source, form: Format) -> list[tuple[ModelTensor, BlockType]]:
     """The type of each tensor in the format.
 
     Raises:
-        CheckpointError: A tensor is of a type that nothing can be quantized from.
+        CheckpointError: A mixture has no rules for this architecture.
     """
-    values = [t for t in source.tensors if kind_of((_place(t.info.name) or (0, ""))[1]) == "attn_v"]
+    values = [t for t in source.tensors if t.suffix == "weight" and kind_of(t.part) == "attn_v"]
     ordinal = {tensor.info.name: position for position, tensor in enumerate(values)}
     layout = replace(source.layout, values=len(values))
     plan = []
     for tensor in source.tensors:
-        name, place = tensor.info.name, _place(tensor.info.name)
-        if tensor.info.dtype not in SOURCES:
-            raise CheckpointError(
-                f"{source.path}: tensor {printable(name)!r} is {tensor.info.dtype}; only "
-                f"{', '.join(SOURCES)} can be quantized: take the file that it was made of"
-            )
+        name = tensor.info.name
         kind = None
-        if place is not None:
-            layer, part = place
-            if form.sensitive and "blk." in part:
+        if tensor.suffix == "weight":
+            if form.sensitive and "blk." in tensor.part:
                 raise CheckpointError(
                     f"{source.path}: {form.name} has no rules for {printable(name)!r}; take a "
                     "format of one type: gguf_q6_k, gguf_q5_k_s, gguf_q4_0"
                 )
             # llama.cpp counts value projections, and takes layers for the rest.
-            layer = ordinal.get(name, layer)
-            kind = choose_type(part, layer, tensor.info.shape, form, layout)
+            layer = ordinal.get(name, tensor.layer)
+            kind = choose_type(tensor.part, layer, tensor.shape, form, layout)
         plan.append((tensor, TYPES[kind or tensor.info.dtype]))
     return plan
 
@@ -165,7 +148,7 @@ def _number(key: str, value: int) -> bytes:
     return struct.pack("<Q", len(text)) + text + struct.pack("<II", _UINT32, value)
 
 
-def header(source: Source, plan: list[tuple[GgufTensor, BlockType]], form: Format) -> bytes:
+def header(source: Source, plan: list[tuple[ModelTensor, BlockType]], form: Format) -> bytes:
     """The bytes of the new file before the data of its tensors."""
     kept = [e for key, e in source.metadata.items() if key not in (_FILE_TYPE, _VERSION)]
     parts = [struct.pack("<4sIQQ", b"GGUF", 3, len(plan), len(kept) + 2)]
@@ -180,7 +163,7 @@ def header(source: Source, plan: list[tuple[GgufTensor, BlockType]], form: Forma
         parts.append(struct.pack("<Q", len(name)) + name)
         parts.append(struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
         parts.append(struct.pack("<IQ", kind.code, offset))
-        nbytes = kind.size(tensor.info.size)
+        nbytes = kind.size(tensor.size)
         offset += nbytes + -nbytes % source.alignment
     whole = b"".join(parts)
     return whole + bytes(-len(whole) % source.alignment)
@@ -214,7 +197,7 @@ def write(request: Request) -> QuantReport:
         out,
         form,
         FILE_NAME,
-        sum(tensor.info.size for tensor, _ in plan),
+        sum(tensor.size for tensor, _ in plan),
         Counter(kind.name for _, kind in plan),
         name=source.name,
         tensors=read_gguf_header(out / FILE_NAME),

@@ -12,7 +12,8 @@ import numpy as np
 
 from remerge.quantize.core.format import Format
 from remerge.quantize.core.forward import attend, gated, normalise
-from remerge.quantize.core.llama import LlamaShape, LlamaTensor
+from remerge.quantize.core.llama import LlamaShape
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.weights import read_weights
 from remerge.quantize.gptq.packing import STEPS, bits_of, group_scales, pack
 from remerge.quantize.gptq.solver import solve
@@ -22,7 +23,7 @@ class Fitting:
     """The state of one run: the hidden states so far, and what becomes of each tensor."""
 
     def __init__(
-        self, shape: LlamaShape, tensors: list[LlamaTensor], form: Format, threads: int
+        self, shape: LlamaShape, tensors: list[ModelTensor], form: Format, threads: int
     ) -> None:
         self.shape = shape
         self.form = form

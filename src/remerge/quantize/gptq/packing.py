@@ -8,7 +8,7 @@ import numpy as np
 
 from remerge.kernels.blocks import narrow, widen
 from remerge.quantize.core.format import Format
-from remerge.quantize.core.llama import LlamaTensor
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.shards.layout import OutputTensor
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 
@@ -75,7 +75,7 @@ def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
     return (codes.reshape(len(packed), -1).astype(np.int16) - 2 ** (bits - 1)).astype(np.int8)
 
 
-def packed_tensors(tensor: LlamaTensor, form: Format) -> list[OutputTensor]:
+def packed_tensors(tensor: ModelTensor, form: Format) -> list[OutputTensor]:
     """The tensors of the file that one tensor of the model becomes."""
     info = tensor.info
     if tensor.part not in FITTED:
