@@ -123,6 +123,20 @@ def fit(
     return fitted, notes
 
 
+def truncated(model: Checkpoint, first: Checkpoint) -> tuple[dict[str, TensorInfo], list[Note]]:
+    """The model's tensors without the vocabulary rows that the first model does not have."""
+    tensors, notes = dict(model.tensors), []
+    for name, info in model.tensors.items():
+        wanted = first.tensors.get(name)
+        if wanted is not None and info.shape != wanted.shape and _extra_rows(info, wanted):
+            nbytes = wanted.size * ITEM_SIZE[info.dtype]
+            tensors[name] = replace(info, shape=wanted.shape, nbytes=nbytes)
+            extra = info.shape[0] - wanted.shape[0]
+            text = f"{extra} vocabulary rows beyond the base, dropped"
+            notes.append(Note(model.label, name, text))
+    return tensors, notes
+
+
 def fit_tokens(
     theirs: Mapping[str, int], ours: Mapping[str, int], label: str, base: Checkpoint
 ) -> None:
