@@ -70,13 +70,14 @@ def _solve(rows: int, by_activation: bool) -> None:
 
     import numpy as np
 
-    from remerge.quantize.gptq.solver import GROUP, solve
+    from remerge.quantize.gptq.solver import solve
 
     with ThreadPoolExecutor(1) as pool:
         solve(
-            np.ones((rows, 2 * GROUP)),
-            np.eye(2 * GROUP),
+            np.ones((rows, 256)),
+            np.eye(256),
             np.ones((rows, 2)),
+            bits=4,
             by_activation=by_activation,
             pool=pool,
         )
