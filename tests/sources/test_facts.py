@@ -255,7 +255,7 @@ def test_another_base_is_another_recipe(hub: HubServer, tmp_path: Path) -> None:
             del params[section]
         # Files that runtimes read name the models that they were made of.
         for item in params["quantize_eval"].values():
-            item.get("about", {}).pop("base_model", None)
+            item.get("description", {}).pop("base_model", None)
         del params["recipe"]["base"], params["recipe"]["name"], params["recipe"]["pins"]
     assert ours == meta
 
