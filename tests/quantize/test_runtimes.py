@@ -65,6 +65,8 @@ MEASURED = {
     "gptq_8bit_128g_actorder": (9.11e-07, 0),
     "gptq_4bit_32g": (2.49e-04, 0),
     "gptq_4bit_32g_actorder": (2.48e-04, 0),
+    "gptq_4bit_64g": (1.63e-03, 1),
+    "gptq_4bit_64g_actorder": (2.28e-04, 0),
     "gptq_4bit_128g": (6.81e-04, 0),
     "gptq_4bit_128g_actorder": (2.18e-04, 1),
 }
