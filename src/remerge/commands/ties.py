@@ -7,15 +7,27 @@ twice the weight. Where a donor has tokens that the base lacks, say what becomes
 all donors by --vocabulary or for one behind its weight:
 
   remerge ties models/base models/chronos models/hermes:0.5:1:truncate --out merged
+
+Or give the result the tokens of all, with a rule for a token that some lack:
+
+  remerge ties models/base models/chronos models/hermes --tokenizer union \\
+    --token '<|im_start|>=models/hermes' --pad-to-multiple-of 64 --out merged
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from remerge.commands.common import add_output_options, build_options, parse_size
+from remerge.commands.common import (
+    add_output_options,
+    add_vocabulary_options,
+    build_options,
+    parse_size,
+    tokenizer_choice,
+)
 
 
 class _Named(NamedTuple):
@@ -65,17 +77,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--vocabulary",
-        choices=("truncate", "map"),
-        help="rows of the donors' vocabularies: leave out those beyond the base's, or put each "
-        "where the base has its token; without a rule, other rows are an error",
+        choices=("truncate", "map", "rows"),
+        help="rows of the donors' vocabularies: leave out those beyond the base's, put each where "
+        "the base has its token, or take them by number whatever tokens they are of; without a "
+        "rule, other rows are an error",
     )
+    add_vocabulary_options(parser)
     add_output_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from remerge.merge.donors import mapping_folder, open_donor
-    from remerge.methods.ties import TiesSettings, plan_ties
+    from remerge.merge.vocabularies import with_chat_template, with_one_vocabulary
+    from remerge.methods.ties import Donor, TiesSettings, plan_ties
     from remerge.shards.artefact import build, companions_of
     from remerge.shards.inputs import distinct_labels
     from remerge.shards.order import in_state_dict_order
@@ -87,19 +102,36 @@ def run(options: argparse.Namespace) -> None:
     base_label, *labels = distinct_labels([options.base, *(donor.folder for donor in named)])
     base = open_checkpoint(options.base, base_label)
     base, _ = in_state_dict_order(base)
+    texts = [str(options.base), *(donor.folder for donor in named)]
+    choice = tokenizer_choice(options, dict(zip(texts, [base_label, *labels], strict=True)))
+    companions, changes = companions_of(options.base), dict[str, Any]()
     with mapping_folder(settings["scratch"]) as mapped:
-        donors = [
-            open_donor(
-                donor.folder,
-                base,
-                density=donor.density,
-                weight=donor.weight,
-                vocabulary=donor.vocabulary,
-                label=label,
-                mapped=mapped,
-            )
-            for donor, label in zip(named, labels, strict=True)
-        ]
+        if choice is None:
+            donors = [
+                open_donor(
+                    donor.folder,
+                    base,
+                    density=donor.density,
+                    weight=donor.weight,
+                    vocabulary=donor.vocabulary,
+                    label=label,
+                    mapped=mapped,
+                )
+                for donor, label in zip(named, labels, strict=True)
+            ]
+        else:
+            models = [base, *map(open_checkpoint, (d.folder for d in named), labels)]
+            shared = with_one_vocabulary(models, choice, mapped)
+            companions, changes = shared.companions, shared.config_changes
+            base, *models = shared.models
+            donors = [
+                Donor(model, donor.density, donor.weight, "one", (), shared.digest)
+                for donor, model in zip(named, models, strict=True)
+            ]
+            donors[0] = replace(donors[0], notes=shared.notes)
+        if options.chat_template:
+            models = [base, *(donor.model for donor in donors)]
+            companions = with_chat_template(companions, options.chat_template, models, mapped)
         plan = plan_ties(
             base,
             donors,
@@ -107,7 +139,9 @@ def run(options: argparse.Namespace) -> None:
             dtype=from_torch_name(options.dtype),
             shard_bytes=parse_size(options.shard_size),
         )
-        manifest = build(plan, options.out, companions=companions_of(options.base), **settings)
+        manifest = build(
+            plan, options.out, companions=companions, config_changes=changes, **settings
+        )
     print(f"{manifest['model_id']}  {options.out}")
 
 

@@ -57,7 +57,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 #: Those of them that belong to images, sound or video beside the text.
-_PROCESSOR_FILES = (
+PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -261,7 +261,7 @@ def _code_notes(companions: Mapping[str, Path]) -> list[Note]:
 def _copy_notes(companions: Mapping[str, Path]) -> list[Note]:
     """A note for each file of a processor: it is the base's, whatever the donors have."""
     text = "copied from the first model, byte for byte"
-    return [Note("processor", name, text) for name in _PROCESSOR_FILES if name in companions]
+    return [Note("processor", name, text) for name in PROCESSOR_FILES if name in companions]
 
 
 def _write_companions(
