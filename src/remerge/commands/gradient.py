@@ -64,7 +64,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.methods.gradient import Gradient, in_order_for, plan_gradient
+    from remerge.merge.donors import mapping_folder, under_rule
+    from remerge.merge.vocabularies import with_chat_template, with_one_vocabulary
+    from remerge.methods.gradient import Gradient, Vocabulary, in_order_for, plan_gradient
     from remerge.shards.artefact import build, companions_of
     from remerge.shards.inputs import distinct_labels
     from remerge.tensors.checkpoint import open_checkpoint

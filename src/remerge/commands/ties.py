@@ -1,4 +1,4 @@
-"""Merge donors into a base by TIES: trim each task vector, elect a sign, merge what agrees.
+r"""Merge donors into a base by TIES: trim each task vector, elect a sign, merge what agrees.
 
   remerge ties models/base models/chronos models/airoboros:0.5 models/hermes:0.5:2 --out merged
 
@@ -10,7 +10,7 @@ all donors by --vocabulary or for one behind its weight:
 
 Or give the result the tokens of all, with a rule for a token that some lack:
 
-  remerge ties models/base models/chronos models/hermes --tokenizer union \\
+  remerge ties models/base models/chronos models/hermes --tokenizer union \
     --token '<|im_start|>=models/hermes' --pad-to-multiple-of 64 --out merged
 """
 

@@ -225,8 +225,8 @@ def plan_gradient(
 
     The order of `first`'s tensors is taken as the state-dict order; folders that this library wrote
     have it, others get it from `in_order_for`. dtype and shard_bytes as in `plan_ties`;
-    vocabulary says what was and is to be done to rows of tokens. CheckpointError for models that do not fit, RecipeError for
-    two of one label.
+    vocabulary says what was and is to be done to rows of tokens. CheckpointError for models that do
+    not fit, RecipeError for two of one label.
     """
     require_distinct([first.label, second.label], label)
     vocabulary = vocabulary or Vocabulary()

@@ -21,11 +21,11 @@ import numpy as np
 
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.files import disk_errors, open_atomic, require_space
-from remerge.kernels.blocks import widen
+from remerge.kernels.blocks import narrow, widen
 from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
 from remerge.tensors.compatibility import TOKEN_BIASES, TOKEN_TENSORS, Note
-from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE, promoted
 from remerge.tensors.safetensors import TensorInfo, read_header
 from remerge.vocabulary.tokenizer import has_tokenizer, token_ids, tokenizer_files
 from remerge.vocabulary.union import union_files, union_ids
@@ -293,13 +293,13 @@ def _write(
 ) -> TensorInfo:
     """One matrix in its new order, as a safetensors file of its own.
 
-    Its type is that of the tensors that it is made of; F32, which holds all exactly, where they
-    differ or a row is computed.
+    Its type is the narrowest that holds the types of all models' matrices; rows that are computed
+    are rounded to it once.
     """
-    used = {infos[of].dtype for of in np.unique(models_of) if of >= 0}
+    dtype = promoted(info.dtype for info in infos)
     padded = bool((models_of == _MEAN).any())
-    raw = len(used) == 1 and not padded and not (models_of == _AVERAGE).any()
-    dtype = used.pop() if raw else "F32"
+    raw = {infos[of].dtype for of in np.unique(models_of) if of >= 0} <= {dtype}
+    raw = raw and not padded and not (models_of == _AVERAGE).any()
     shape = (models_of.size, *infos[0].shape[1:])
     # A tensor's name is untrusted and never the name of a file.
     (shard,) = plan_shards([OutputTensor(infos[0].name, dtype, shape)], 2**62, stem=stem)
@@ -317,7 +317,7 @@ def _write(
                 mean.add(block[~padding])
                 if padding.any():
                     block[padding] = mean.value()
-            file.write(block.tobytes())
+            file.write(block.tobytes() if raw else _narrowed(block, dtype))
     return read_header(path)[infos[0].name]
 
 
@@ -350,13 +350,19 @@ def _rows(info: TensorInfo, numbers: np.ndarray) -> np.ndarray:
     return out_f32
 
 
+def _narrowed(block_f32: np.ndarray, dtype: str) -> bytes:
+    out_u8 = np.empty(block_f32.size * ITEM_SIZE[dtype], np.uint8)
+    narrow(np.ascontiguousarray(block_f32).reshape(-1), KERNEL_CODE[dtype], out_u8)
+    return out_u8.tobytes()
+
+
 def _average(infos: Sequence[TensorInfo], rows: np.ndarray) -> np.ndarray:
     """The sum of the rows that models have, in their order from +0, over their number; in fp32."""
     total = np.zeros(_width(infos[0]), np.float32)
-    having = np.flatnonzero(rows >= 0)
+    having = [model for model, row in enumerate(rows.tolist()) if row >= 0]
     for model in having:
         total = total + _rows(infos[model], rows[model : model + 1])[0]
-    return total / np.float32(having.size)
+    return total / np.float32(len(having))
 
 
 class _Mean:

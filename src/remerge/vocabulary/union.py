@@ -96,7 +96,7 @@ def _settings(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """How the models look for their added tokens; the first that has one decides."""
     found: dict[str, dict[str, Any]] = {}
     for folder in folders:
-        entries = []
+        entries: list[Any] = []
         if (folder / _FILE).exists():
             entries = read_json(folder / _FILE).get("added_tokens") or []
         for entry in entries:

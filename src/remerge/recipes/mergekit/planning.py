@@ -26,16 +26,17 @@ from remerge.merge.computed import ComputedModel, computed_model
 from remerge.merge.result_config import config_changes
 from remerge.merge.table import Row, Slice, Table, Use, make_table, mergekit_defaults
 from remerge.merge.table_plan import TablePlan, plan_table
+from remerge.merge.vocabularies import OneVocabulary, with_one_vocabulary
 from remerge.recipes.mergekit.reading import Merge, Module
 from remerge.recipes.mergekit.references import Reference
-from remerge.recipes.mergekit.tokens import check_tokens, tokenizer_companions
+from remerge.recipes.mergekit.tokens import check_tokens, one_vocabulary, tokenizer_companions
 from remerge.recipes.schema import is_hub
 from remerge.schema import nearest, shown
 from remerge.shards.artefact import companions_of
 from remerge.shards.inputs import distinct_labels
 from remerge.shards.order import in_state_dict_order
 from remerge.tensors.checkpoint import Checkpoint, config_of, open_checkpoint
-from remerge.tensors.compatibility import TOKEN_TENSORS, Note, weights_only
+from remerge.tensors.compatibility import COMPUTED, TOKEN_TENSORS, Note, weights_only
 from remerge.tensors.dtypes import promoted
 from remerge.tensors.json_files import write_json
 
@@ -296,13 +297,15 @@ class _Planner:
         references = _merged(merge)
         opened = [self.checkpoint(reference, merge.dtype) for reference in references]
         aligned = align_heads(opened)
-        tensors = dict(zip(references, aligned.models, strict=True))
         labels = {reference: self.labels[reference] for reference in references}
+        shared = self.one_vocabulary(merge, aligned.models, labels)
+        models_now = aligned.models if shared is None else shared.models
+        tensors = dict(zip(references, models_now, strict=True))
         headers = {labels[r]: model.tensors for r, model in tensors.items()}
         donor = tensors[references[0]]
         table = self.table(merge, headers, labels)
         by_label = {labels[r]: tensors[r] for r in references}
-        if not self.settings.by_row:
+        if not self.settings.by_row and shared is None:
             used = {s.model for row in table if row.tensor.endswith(TOKEN_TENSORS)
                     for s in row.sources}  # fmt: skip
             check_tokens(merge, [by_label[n] for n in sorted(used)], donor, self.tokenizer(merge))
@@ -326,14 +329,35 @@ class _Planner:
         configs = {label: config_of(model.folder) for label, model in by_label.items()}
         config = configs[labels[references[0]]]
         changes = config_changes(config, table, donor, configs, merge.place)
+        if shared is not None:
+            notes += shared.notes
+            plan = replace(plan, notes=tuple(dict.fromkeys(notes)), vocabulary=shared.digest)
+            changes |= shared.config_changes
         companions = tokenizer_companions(
             merge,
-            companions_of(donor.folder),
-            self.tokenizer(merge),
+            companions_of(donor.folder) if shared is None else shared.companions,
+            self.tokenizer(merge) if shared is None else None,
             [tensors[r] for r in references],
             self.folder,
         )
         return plan, companions, changes
+
+    def one_vocabulary(
+        self, merge: Merge, models: Sequence[Checkpoint], labels: Mapping[Reference, str]
+    ) -> OneVocabulary | None:
+        """The models with the tokens that the document asks for; None if they have them."""
+        if self.settings.by_row:
+            return None
+        choice = one_vocabulary(merge, models, labels)
+        if choice is None:
+            return None
+        for model in models:
+            if any(info.path == COMPUTED for info in model.tensors.values()):
+                raise RecipeError(
+                    f"{merge.place}: the tokens of {model.label} cannot be moved while it is "
+                    "computed on the way; make it first, and name its folder"
+                )
+        return with_one_vocabulary(models, choice, self.folder / f"vocabulary-{merge.name or ''}")
 
     def tokenizer(self, merge: Merge) -> Checkpoint | None:
         """The model that the tokenizer is taken from, where the document names one."""
