@@ -101,7 +101,7 @@ def _part(recipe: Recipe, part: str, folders: list[str]) -> dict[str, Any]:
             "path": folder,
             "density": use.density if isinstance(use, TiesUse) else None,
             "weight": use.weight if isinstance(use, TiesUse) else 1.0,
-            "vocabulary": use.vocabulary,
+            "vocabulary": "one" if recipe.merges[part].tokenizer else use.vocabulary,
         }
         for i, ((label, use), folder) in enumerate(zip(models.items(), folders, strict=True), 1)
     }

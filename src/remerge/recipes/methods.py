@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from remerge.recipes.values import Density, Factor, Share, Vocabulary
+from remerge.recipes.values import Density, Factor, Share, Vocabulary, number
 from remerge.schema import Table
 
 Elect = Literal["sum", "count"]
@@ -27,11 +27,41 @@ class Use(Table):
         model: A node, a source of the pins, a hub id `owner/name`, or a local path that begins
             with `.` or `/`. None: the label under which the model stands.
         vocabulary: None: its rows are the base's. `truncate` leaves out rows beyond them, `map`
-            moves each row to where the base has its token.
+            moves each row to where the base has its token, `rows` takes rows by number, whatever
+            tokens they are of.
     """
 
     model: str | None = None
     vocabulary: Vocabulary | None = None
+
+
+class TokenRow(Table):
+    """The row of a token in models that lack it.
+
+    Attributes:
+        source: `zero`, `base`, or a model of the node.
+        token: The text or number of another token of that model; None: the token itself.
+        force: Also in models that have the token.
+    """
+
+    source: str
+    token: str | Annotated[int, number(0, whole=True)] | None = None
+    force: bool = False
+
+
+class Tokenizer(Table):
+    """One vocabulary for all models of a node.
+
+    Attributes:
+        source: `base`, `union` (the base's tokens and after them those of the others), or a model
+            of the node.
+        tokens: Rules for single tokens, by text.
+        pad_to_multiple_of: The number of rows is rounded up to a multiple of it.
+    """
+
+    source: str = "union"
+    tokens: dict[str, TokenRow] = Field(default={})
+    pad_to_multiple_of: Annotated[int, number(1, 1 << 20, whole=True)] | None = None
 
 
 class Merge(Table):
@@ -41,11 +71,22 @@ class Merge(Table):
         method: The name of the method.
         models: The models by label, in order.
         base: The model that the method measures the others against; None: the recipe's.
+        tokenizer: One vocabulary for all models, or its source; None: the base's, and models have
+            rules of their own.
+        chat_template: `base`, a model of the node, or a known name; None: as the tokenizer has it.
     """
 
     method: str
     models: Annotated[Mapping[str, Use], Field(min_length=1)]
     base: str | None = None
+    tokenizer: str | Tokenizer | None = None
+    chat_template: str | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Merge:
+        if self.tokenizer is not None and any(use.vocabulary for use in self.models.values()):
+            raise ValueError("tokenizer gives all models one vocabulary; leave out their own rules")
+        return self
 
 
 class TiesSection(Table):

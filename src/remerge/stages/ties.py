@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from remerge.errors import RecipeError
 from remerge.merge.donors import mapping_folder, open_donor
+from remerge.merge.vocabularies import (
+    with_chat_template,
+    with_one_vocabulary,
+    written_choice,
+)
 from remerge.methods.ties import TiesSettings, plan_ties
 from remerge.recipes.methods import Ties
 from remerge.shards.artefact import build, companions_of
@@ -23,6 +30,9 @@ def merge_part(part: str) -> None:
     base_folder = params.tables.places.base
     base = open_checkpoint(base_folder)
     density = ties.density if node.density is None else node.density
+    choice = written_choice(node.tokenizer)
+    companions, changes = companions_of(base_folder), dict[str, Any]()
+    folders = params.tables.places.models(part)
     with mapping_folder(SCRATCH) as mapped:
         donors = [
             open_donor(
@@ -30,14 +40,24 @@ def merge_part(part: str) -> None:
                 base,
                 density=density if use.density is None else use.density,
                 weight=use.weight,
-                vocabulary=use.vocabulary,
+                vocabulary="one" if choice else use.vocabulary,
                 label=label,
                 mapped=mapped,
             )
-            for (label, use), folder in zip(
-                node.models.items(), params.tables.places.models(part), strict=True
-            )
+            for (label, use), folder in zip(node.models.items(), folders, strict=True)
         ]
+        if choice is not None:
+            shared = with_one_vocabulary([base, *(d.model for d in donors)], choice, mapped)
+            companions, changes = shared.companions, shared.config_changes
+            base, *models = shared.models
+            donors = [
+                replace(donor, model=model, rows=shared.digest)
+                for donor, model in zip(donors, models, strict=True)
+            ]
+            donors[0] = replace(donors[0], notes=shared.notes)
+        if node.chat_template is not None:
+            models = [base, *(donor.model for donor in donors)]
+            companions = with_chat_template(companions, node.chat_template, models, mapped)
         settings = TiesSettings(
             lam=ties.lam if node.lam is None else node.lam,
             normalize=ties.normalize if node.normalize is None else node.normalize,
@@ -54,7 +74,8 @@ def merge_part(part: str) -> None:
         build(
             plan,
             Path("merged") / part,
-            companions=companions_of(base_folder),
+            companions=companions,
+            config_changes=changes,
             scratch=SCRATCH,
             threads=thread_count(),
             **execution(params.execution),

@@ -261,12 +261,13 @@ class _Sources:
         where = f"tokenizer: token {printable(text, 40)!r}"
         if rule.kind == "zero":
             return _ZERO, 0
-        if rule.model not in self.labels:
+        named = self.labels[self.base] if rule.model == "base" else rule.model
+        if named not in self.labels:
             raise RecipeError(
                 f"{where} is to come from {printable(rule.model, 60)!r}; expected one of "
                 f"{', '.join(self.labels)}"
             )
-        model = self.labels.index(rule.model)
+        model = self.labels.index(named)
         tokens = self.tokens[model]
         if rule.kind == "model":
             row = int(self.own[model, number])
