@@ -24,7 +24,9 @@ _GROUPS = (
     (60, "Recipes from others"),
     (70, "Readers"),
     (80, "Hostile hubs"),
+    (90, "Others on the machine"),
     (100, "Tokenizers of formats"),
+    (110, "Models that are run"),
 )
 _HEAD = """\
 # Ways to fail and loads, each tried

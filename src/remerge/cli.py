@@ -21,6 +21,7 @@ from remerge.extras import missing_extra
 VERBS: dict[str, str] = {
     "plan": "say what a recipe downloads, keeps and takes, before anything runs",
     "use": "choose the recipe in use and values of its parameters, or show the choice",
+    "compare": "compare experiments: what was changed, mean, scores, size",
     "pin": "resolve the sources of a recipe to commits and digests, or check that they hold",
     "merge": "run a mergekit YAML file, with every method, exact to the bit",
     "bake": "bake a LoRA adapter into a model",

@@ -29,8 +29,12 @@ NEUTRAL = (
     "files.py",
     "formatting.py",
     "lock_copy.py",
+    "locks.py",
+    "ownership.py",
     "progress.py",
     "recipes",
+    "runtimes/loadable.py",
+    "runtimes/model_config.py",
     "schema.py",
     "stages/composed.py",
     "stages/composition.py",
@@ -38,6 +42,7 @@ NEUTRAL = (
     "stages/params.py",
     "stages/parent.py",
     "stages/running.py",
+    "watchdog.py",
     "yaml_text.py",
 )
 

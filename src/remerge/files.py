@@ -15,6 +15,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -40,8 +42,30 @@ def flush_folder(folder: Path) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """The name under which `path` is written until it is whole; one per process."""
-    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    """A name under which `path` may be written until it is whole.
+
+    Nobody can foresee it, and no other process has it: not on another machine, not in another
+    container, where equal process ids are usual.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+
+
+def create(path: Path) -> int:
+    """A descriptor of the new file `path`, to write and read; FileExistsError if it is there.
+
+    A link that somebody laid there is not followed.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What was half made under a `temporary_path` of `path`, by processes that were killed."""
+    form = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
+    try:
+        return [found for found in path.parent.iterdir() if form.fullmatch(found.name)]
+    except FileNotFoundError:
+        return []
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -51,6 +75,21 @@ def publish(temporary: Path, path: Path) -> None:
     flush_folder(path.parent)
 
 
+def publish_folder(staging: Path, out: Path) -> None:
+    """Make `staging`, whose files are flushed, appear as `out` in one rename.
+
+    CheckpointError if something is there by now; an empty folder gives way.
+    """
+    flush_folder(staging)
+    try:
+        staging.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise CheckpointError(f"{out} exists; remove it or choose another place") from None
+    flush_folder(out.parent)
+
+
 @contextmanager
 def open_atomic(path: Path | str) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well and vanishes when it does not."""
@@ -58,7 +97,7 @@ def open_atomic(path: Path | str) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=lambda name, _: create(Path(name))) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

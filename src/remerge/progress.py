@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from remerge.formatting import duration
+from remerge.watchdog import alive
 
 #: Seconds between two lines where there is no terminal.
 INTERVAL_S = 30.0
@@ -38,6 +39,7 @@ class Bar:
 
     def advance(self, amount: int) -> None:
         """Add `amount` finished units; a negative amount has to be done again."""
+        alive()
         with self._lock:
             self._bar.update(amount)
             self._done += amount

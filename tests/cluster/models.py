@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from remerge.methods.ties import Donor, TiesPlan, TiesSettings, plan_ties
 from remerge.shards.layout import OutputTensor, Shard, index_of, plan_shards
-from remerge.shards.units import Emit
+from remerge.shards.units import Chunks
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.json_files import write_json
 from remerge.tensors.safetensors import TensorInfo
@@ -74,10 +73,10 @@ class Greedy:
     def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
         return self.plan.reads(tensor)
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         if tensor in self.shards[1].tensors and not self.taking.exists():
             self.taking.touch()
             taken = np.ones(self.nbytes, np.uint8)
             time.sleep(30)
             assert taken.all()
-        return self.plan.compute(tensor, emit)
+        return self.plan.compute(tensor)

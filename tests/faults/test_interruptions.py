@@ -18,7 +18,7 @@ import pytest
 from remerge.errors import ToolError
 from remerge.methods.ties import TiesPlan
 from remerge.shards.layout import OutputTensor
-from remerge.shards.units import Emit, build_shards
+from remerge.shards.units import Chunks, build_shards
 from tests.faults.conftest import Built, enlarge, small_disk
 from tests.faults.made import family, left_behind, merge, ties_plan
 from tests.faults.rows import fault
@@ -28,10 +28,10 @@ from tests.pipeline.closure import SRC
 class Broken(TiesPlan):
     """A merge that calls something when it comes to its last tensor."""
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         if tensor.name == "lm_head.weight":
             HOOK[0]()
-        return super().compute(tensor, emit)
+        return super().compute(tensor)
 
 
 HOOK: list[Callable[[], object]] = [lambda: None]

@@ -198,3 +198,16 @@ product = numba.njit(lambda a, b: a @ b)(np.full((2, 3), 2.0), np.full((3, 2), 3
 assert (product == 18).all() and "scipy.linalg" in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_settings_of_the_compiler_in_a_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / ".numba_config.yaml").write_text(f"cache_dir: {tmp_path}\n")
+    for verb in (["ties", "a", "b", "--out", "c"], ["bake", "a", "b", "--out", "c"]):
+        run = subprocess.run(
+            [sys.executable, "-P", "-m", "remerge.cli", *verb],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(SRC)},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert run.returncode == 1, run
+        assert run.stderr.startswith("error: .numba_config.yaml in this folder would change")
+        assert len(run.stderr.splitlines()) == 1

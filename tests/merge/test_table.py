@@ -164,7 +164,11 @@ def test_layers_of_other_names_or_shapes_are_refused(headers: Headers) -> None:
 
 
 def test_defaults_of_mergekit_are_those_of_its_code() -> None:
-    assert mergekit_defaults("dare_ties") == {"rescale_norm": "l1", "weight": REQUIRED}
+    assert mergekit_defaults("dare_ties") == {
+        "rescale_norm": "l1",
+        "divide_by": "weights",
+        "weight": REQUIRED,
+    }
     assert mergekit_defaults("sce") == {"floor": 1e-6}
     assert mergekit_defaults("slerp") == {}
 

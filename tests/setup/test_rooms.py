@@ -11,8 +11,9 @@ from tests.pipeline.closure import SRC, imported
 #: From what knows nothing to what knows all; rooms in one line do not know each other.
 FLOW = [
     {"code", "errors", "formatting", "yaml_text"},
+    {"watchdog"},
     {"extras", "files", "progress", "schema"},
-    {"lock_copy"},
+    {"lock_copy", "locks", "ownership"},
     {"kernels"},
     {"tensors"},
     {"architectures"},

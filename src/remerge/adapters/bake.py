@@ -7,6 +7,7 @@ Source: Hu et al. 2021 (arXiv 2106.09685), section 4.1; the rounding stands besi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,10 @@ from remerge.adapters.update_kernel import round_f64
 from remerge.adapters.updates import LowRankUpdate, Update
 from remerge.errors import NumericError, printable
 from remerge.kernels.blocks import DEFAULT_BLOCK, OK, OVERFLOW, RawTensor
-from remerge.shards.chunks import emit_chunks
+from remerge.shards.chunks import chunks_of
 from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.shards.units import Emit
+from remerge.shards.units import Chunks
 from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes
 from remerge.tensors.compatibility import Note, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE
@@ -72,19 +73,19 @@ class BakePlan:
             return {self.adapter.label: replacement}
         return {self.model.label: self.tensors[tensor.name]}
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         """Bake one tensor; its statistics are those of its update, such as rank and scale."""
         update = self.adapter.updates.get(tensor.name)
         if update is None:
-            self._cast(tensor, emit)
+            yield from self._cast(tensor)
             return {"replaced": True} if tensor.name in self.adapter.replacements else {}
         if isinstance(update, LowRankUpdate) and update.magnitude is None:
-            self._bake(tensor, update, emit)
+            yield from self._bake(tensor, update)
         else:
-            self._update(tensor, update, emit)
+            yield from self._update(tensor, update)
         return update.statistics()
 
-    def _bake(self, tensor: OutputTensor, update: LowRankUpdate, emit: Emit) -> None:
+    def _bake(self, tensor: OutputTensor, update: LowRankUpdate) -> Iterator[np.ndarray]:
         """The plain LoRA, in one kernel."""
         inputs = self._weight(tensor)
         (info,) = inputs.values()
@@ -95,9 +96,9 @@ class BakePlan:
         def bake(part: np.void) -> int:
             return bake_rows(weight.record, columns, a_f64, b_f64, update.scale, part)
 
-        emit_chunks(tensor, emit, bake, inputs, block=self.block, row=columns)
+        yield from chunks_of(tensor, bake, inputs, block=self.block, row=columns)
 
-    def _update(self, tensor: OutputTensor, update: Update, emit: Emit) -> None:
+    def _update(self, tensor: OutputTensor, update: Update) -> Iterator[np.ndarray]:
         """Any other update: its rows in float64, each rounded once."""
         inputs = self._weight(tensor)
         ((label, info),) = inputs.items()
@@ -109,9 +110,9 @@ class BakePlan:
             new_f64 = np.ascontiguousarray(rows(weight.read(first, last), first, last))
             return OK if round_f64(new_f64.reshape(-1), part) else OVERFLOW
 
-        emit_chunks(tensor, emit, bake, inputs, block=DEFAULT_BLOCK, row=weight.width)
+        yield from chunks_of(tensor, bake, inputs, block=DEFAULT_BLOCK, row=weight.width)
 
-    def _cast(self, tensor: OutputTensor, emit: Emit) -> None:
+    def _cast(self, tensor: OutputTensor) -> Iterator[np.ndarray]:
         inputs = self._weight(tensor)
         (info,) = inputs.values()
         source = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
@@ -119,7 +120,7 @@ class BakePlan:
         def cast(part: np.void) -> int:
             return cast_chunk(source.record, part)
 
-        emit_chunks(tensor, emit, cast, inputs, block=DEFAULT_BLOCK)
+        yield from chunks_of(tensor, cast, inputs, block=DEFAULT_BLOCK)
 
 
 def plan_bake(

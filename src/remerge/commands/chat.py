@@ -6,7 +6,8 @@
 
 What you type goes into the Alpaca template (### Instruction / ### Response); --raw sends it as it
 is, which is right for the embedded family. In a conversation, /new forgets what was said and an
-empty line or Ctrl-D ends it.
+empty line or Ctrl-D ends it. The model runs in a child process with limits on memory and time, as
+anybody may have made the file; no code that comes with a model is run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from remerge.commands.untrusted import add_limit_options, limits_of
 
 if TYPE_CHECKING:
     from remerge.runtimes.chat import Settings, Speaker
@@ -35,11 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="fixes what is drawn (default: 0)")
     parser.add_argument("--context", type=int, default=2048, help="of GGUF, GGML (default: 2048)")
     parser.add_argument("--threads", type=int, help="threads to use (default: all cores)")
+    add_limit_options(parser, 30)
 
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.runtimes.chat import Settings, open_model
+    from remerge.runtimes.chat import Settings
+    from remerge.runtimes.child import open_watched
     from remerge.vocabulary.prompts import ALPACA_STOP
 
     _check(options)
@@ -49,8 +54,9 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         stop=() if options.raw else (ALPACA_STOP,),
     )
+    limits = limits_of(options, [options.model])
     with closing(
-        open_model(options.model, context=options.context, threads=options.threads)
+        open_watched(options.model, context=options.context, threads=options.threads, limits=limits)
     ) as speaker:
         if options.prompt is not None:
             _Conversation(speaker, settings, options).answer(options.prompt)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from remerge.quantize.core.description import Description
     from remerge.quantize.core.format import Format
 
 
@@ -62,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.quantize import quantize
+    from remerge.locks import sole_writer
     from remerge.quantize.core.description import read_description
     from remerge.quantize.formats import choose
 
@@ -70,22 +71,38 @@ def run(options: argparse.Namespace) -> None:
     _check(options, chosen)
     description = read_description(options.card) if options.card else None
     for form in chosen:
-        out = options.out / form.name
-        report = quantize(
-            options.model,
-            out,
-            form.name,
-            threads=options.threads,
-            calibration=options.calibration,
-            name=options.name or options.model.resolve().name,
-            prompt=options.prompt,
-            description=description,
-        )
-        print(f"{report.sha256}  {report.bits_per_weight:.2f} bits a weight  {out / report.file}")
-        for note in report.notes:
-            print(f"  {note}")
-        if options.measure:
-            print(f"  {_measured(options, out)}")
+        with sole_writer(options.out / form.name, form.name):
+            _make(options, form, description)
+
+
+def _make(options: argparse.Namespace, form: Format, description: Description | None) -> None:
+    """One format, which nobody else makes at the same time."""
+    from remerge.quantize import quantize
+
+    out = options.out / form.name
+    _require_new(out)
+    report = quantize(
+        options.model,
+        out,
+        form.name,
+        threads=options.threads,
+        calibration=options.calibration,
+        name=options.name or options.model.resolve().name,
+        prompt=options.prompt,
+        description=description,
+    )
+    print(f"{report.sha256}  {report.bits_per_weight:.2f} bits a weight  {out / report.file}")
+    for note in report.notes:
+        print(f"  {note}")
+    if options.measure:
+        print(f"  {_measured(options, out)}")
+
+
+def _require_new(out: Path) -> None:
+    from remerge.errors import RecipeError
+
+    if out.exists():
+        raise RecipeError(f"{out} exists; remove it or give another --out")
 
 
 def _check(options: argparse.Namespace, chosen: tuple[Format, ...]) -> None:
@@ -95,8 +112,7 @@ def _check(options: argparse.Namespace, chosen: tuple[Format, ...]) -> None:
     for form in chosen:
         if form.container == "gptq" and options.calibration is None:
             raise RecipeError(f"{form.name} is fitted to a text: give one with --calibration")
-        if (options.out / form.name).exists():
-            raise RecipeError(f"{options.out / form.name} exists; remove it or give another --out")
+        _require_new(options.out / form.name)
     for path in [options.calibration, *(options.measure or ())]:
         if path is not None and not path.is_file():
             raise RecipeError(f"{path}: no such text")

@@ -6,13 +6,24 @@
 A model is a folder with safetensors or with one GGUF or GGML file, or such a file; each quant runs
 in its own runtime. Rounded scores go to OUT/<model>/scores.json; answers and log-likelihoods to
 OUT/whole/<model>/. What the pipeline makes is never written over: OUT is no folder of its outputs.
-An interrupted run goes on where it stopped when it is started again with the same options.
+An interrupted run goes on where it stopped when it is started again with the same options. Models
+run in a child process with limits on memory and time; no code that comes with a model is run.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remerge.commands.untrusted import add_limit_options, limits_of
+
+if TYPE_CHECKING:
+    from remerge.watchdog import Channel, Limits
+
+
+#: Options that stand in place of the suite's own settings.
+_SETTINGS = ("batch_size", "device", "dtype", "limit", "chat_template", "fewshot_as_multiturn")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +47,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, help="score only the first LIMIT items of each task")
     parser.add_argument(
+        "--chat-template",
+        action="store_true",
+        default=None,
+        help="put questions as the model's own chat template does (lm-eval's apply_chat_template)",
+    )
+    parser.add_argument(
+        "--fewshot-as-multiturn",
+        action="store_true",
+        default=None,
+        help="with --chat-template: the examples shown are earlier turns of the conversation",
+    )
+    parser.add_argument(
         "--published",
         metavar="NAME",
         help="compare with the scores that the suite has under this name",
@@ -45,14 +68,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where finished tasks and answers are kept (default: .scratch beside --out)",
     )
+    add_limit_options(parser, 600)
 
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from remerge.errors import RecipeError
     from remerge.evaluate.results import compare
-    from remerge.evaluate.scoring import Model, score_many
-    from remerge.evaluate.suite import suite_from_params
+    from remerge.evaluate.scoring import Model, require_models
+    from remerge.evaluate.suite import suite_from_params, with_settings
     from remerge.yaml_text import read_yaml
 
     try:
@@ -61,7 +85,8 @@ def run(options: argparse.Namespace) -> None:
         raise RecipeError(f"{options.params}: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict) or not isinstance(params.get("eval"), dict):
         raise RecipeError(f"{options.params}: has no section `eval`; compose it from conf/")
-    suite = suite_from_params(params["eval"])
+    settings = {name: getattr(options, name) for name in _SETTINGS}
+    suite = with_settings(suite_from_params(params["eval"]), **settings)
     if options.published and options.published not in suite.published:
         known = ", ".join(sorted(suite.published)) or "none"
         raise RecipeError(
@@ -72,14 +97,15 @@ def run(options: argparse.Namespace) -> None:
     ]
     for model in models:
         _check_free(model.out_folder)
-    results = score_many(
-        models,
-        suite,
-        batch_size=options.batch_size,
-        device=options.device,
-        dtype=options.dtype,
-        limit=options.limit,
-        scratch=options.scratch or options.out.parent / ".scratch" / "evaluate",
+    require_models(models)
+    results = _in_a_child(
+        {
+            "models": [[model.name, str(model.folder), str(model.out_folder)] for model in models],
+            "eval": params["eval"],
+            "settings": settings,
+            "scratch": str(options.scratch or options.out.parent / ".scratch" / "evaluate"),
+        },
+        limits_of(options, options.models, suite.batch_size),
     )
     width = max(len(name) for name in results)
     columns = [*(benchmark.name for benchmark in suite.benchmarks), "average"]
@@ -99,6 +125,30 @@ def run(options: argparse.Namespace) -> None:
             )
     for note in dict.fromkeys(note for result in results.values() for note in result["notes"]):
         print(f"note: {note}")
+
+
+def _in_a_child(arguments: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """The results by name, from a process that the models may crash or fill."""
+    from remerge.watchdog import Watched
+
+    about = ", ".join(path for _, path, _ in arguments["models"])
+    with Watched("remerge.commands.score:work", arguments, limits, about, grace_s=3.0) as child:
+        results: dict[str, Any] = child.ask({}, lambda _: None)
+    return results
+
+
+def work(channel: Channel, arguments: dict[str, Any]) -> None:
+    """Be the child: score the models, answer with the results."""
+    from remerge.evaluate.scoring import Model, score_many
+    from remerge.evaluate.suite import suite_from_params, with_settings
+
+    channel.request()
+    results = score_many(
+        [Model(name, Path(path), Path(out)) for name, path, out in arguments["models"]],
+        with_settings(suite_from_params(arguments["eval"]), **arguments["settings"]),
+        scratch=arguments["scratch"],
+    )
+    channel.send(answer=results)
 
 
 def _name(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from remerge.errors import RecipeError
 from remerge.evaluate.suite import Suite
 from remerge.evaluate.token_model import TokenModel
 from remerge.runtimes.programs import legacy_tokens, open_ctransformers
@@ -75,8 +76,14 @@ class LegacyGgmlModel(TokenModel):
 def load_ggml(path: Path, suite: Suite) -> LegacyGgmlModel:
     """A GGML file in ctransformers' portable build.
 
-    Raises CheckpointError if it does not load, ToolError if ctransformers is not installed.
+    Raises CheckpointError if it does not load, RecipeError if a chat template is asked for, of
+    which the format holds none, ToolError if ctransformers is not installed.
     """
+    if suite.chat_template:
+        raise RecipeError(
+            f"{path}: a ggjt file holds no chat template; score it without --chat-template, "
+            "eval.chat_template=false, or score a GGUF file"
+        )
     threads = 1 if path.stat().st_size < SMALL else os.cpu_count() or 1
     model = open_ctransformers(path, context=CONTEXT, threads=threads)
     return LegacyGgmlModel(model, add_bos=suite.add_bos_token is not False, context=CONTEXT)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGUFReader
 
-from remerge.errors import ToolError
+from remerge.errors import RecipeError, ToolError
 from remerge.evaluate.suite import Suite
 from remerge.evaluate.token_model import TokenModel
 from remerge.runtimes.programs import LlamaServer, in_a_line, open_llama_cpp
@@ -58,6 +59,13 @@ class LlamaCppModel(TokenModel):
             raise ToolError("llama.cpp: the file names no beginning-of-text token")
         return first[0]
 
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as text, by the template in the file."""
+        body = {"messages": chat_history, "add_generation_prompt": add_generation_prompt}
+        return str(self._server.ask("POST", "/apply-template", body)["prompt"])
+
     def next_token(self, prompt: Sequence[int]) -> np.ndarray:
         """See `TokenModel`."""
         choice = self._complete(
@@ -82,8 +90,15 @@ class LlamaCppModel(TokenModel):
 def load_gguf(path: Path, suite: Suite) -> LlamaCppModel:
     """A GGUF file in llama.cpp, at the length of text that it was trained for.
 
-    Raises CheckpointError if llama.cpp refuses it, ToolError if llama.cpp is not installed.
+    Raises CheckpointError if llama.cpp refuses it, RecipeError for a file without the chat template
+    that is asked for, ToolError if llama.cpp is not installed.
     """
+    # llama.cpp itself would take a template of its own.
+    if suite.chat_template and "tokenizer.chat_template" not in GGUFReader(path).fields:
+        raise RecipeError(
+            f"{path}: has no chat template; score it without --chat-template, "
+            "eval.chat_template=false"
+        )
     small = path.stat().st_size < SMALL
     server = open_llama_cpp(
         path,
@@ -91,5 +106,6 @@ def load_gguf(path: Path, suite: Suite) -> LlamaCppModel:
         threads=1 if small else os.cpu_count() or 1,
         gpu=suite.device.startswith("cuda"),
         full_cache=suite.dtype in ("float64", "float32"),
+        own_template=suite.chat_template,
     )
     return LlamaCppModel(server, add_bos=suite.add_bos_token is not False, reuse=not small)

@@ -74,6 +74,9 @@ def summarise(
         },
         "notes": list(suite.notes),
     }
+    if suite.chat_template:  # said where it is so: scores of the plain way keep their bytes
+        result["settings"]["chat_template"] = True
+        result["settings"]["fewshot_as_multiturn"] = suite.fewshot_as_multiturn
     if subjects:
         result["subjects"] = subjects
     if suite.limit is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from lm_eval.api.model import CachingLM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
@@ -29,6 +30,7 @@ from remerge.evaluate.suite import Suite
 from remerge.evaluate.tasks import FEW_SHOT_SEED, data_files
 from remerge.runtimes.programs import missing, quant_at
 from remerge.tensors.json_files import write_json
+from remerge.watchdog import alive
 
 SEED = 1234
 
@@ -54,6 +56,8 @@ class Run:
             "device": suite.device,
             "batch_size": suite.batch_size,
             "add_bos_token": suite.add_bos_token,
+            "chat_template": suite.chat_template,
+            "fewshot_as_multiturn": suite.fewshot_as_multiturn,
             **self.versions,
             "code": digest_of(*ITEMS["evaluate"]),
         }
@@ -71,6 +75,12 @@ class Run:
     @cached_property
     def _model(self) -> Any:
         """Loaded when the first task needs it, so a finished run loads nothing."""
+        alive("load", about=str(self.folder))
+        model = self._load()
+        alive("step")
+        return model
+
+    def _load(self) -> Any:
         if self.quant and self.quant.runtime == "llama.cpp":
             from remerge.evaluate.llama_cpp import load_gguf
 
@@ -139,8 +149,17 @@ class Run:
                         limit=self.suite.limit,
                         bootstrap_iters=0,
                         log_samples=True,
+                        apply_chat_template=self.suite.chat_template,
+                        fewshot_as_multiturn=self.suite.fewshot_as_multiturn,
                     )
-            except (AssertionError, RuntimeError, ValueError, KeyError, IndexError) as error:
+            except (
+                AssertionError,
+                RuntimeError,
+                ValueError,
+                KeyError,
+                IndexError,
+                TemplateError,
+            ) as error:
                 line = " ".join(str(error).split()) or type(error).__name__
                 raise ToolError(f"{self.name}: {name}: lm-eval failed: {line}") from error
             finally:

@@ -17,6 +17,7 @@ from remerge.errors import RecipeError
 from remerge.evaluate.results import TRANSFORMERS, suite_as_json, summarise
 from remerge.evaluate.suite import Suite, with_settings
 from remerge.files import write_text
+from remerge.runtimes.loadable import require_loadable
 from remerge.runtimes.offline import offline
 from remerge.runtimes.programs import quant_at
 from remerge.tensors.json_files import write_json
@@ -95,10 +96,7 @@ def score_many(
     Raises RecipeError, SourceError, CheckpointError, NumericError or ToolError.
     """
     suite = with_settings(suite, batch_size=batch_size, device=device, dtype=dtype, limit=limit)
-    if len({model.name for model in models}) != len(models):
-        raise RecipeError("two models to score have the same name")
-    for model in models:
-        quant_at(model.folder)
+    require_models(models)
     from remerge.evaluate.run import Run
 
     tasks = _all_tasks(suite)
@@ -118,6 +116,15 @@ def score_many(
         write_json(model.out_folder / SCORES, result)
         results[model.name] = result
     return results
+
+
+def require_models(models: Sequence[Model]) -> None:
+    """RecipeError for two of one name, CheckpointError for what no runtime should be given."""
+    if len({model.name for model in models}) != len(models):
+        raise RecipeError("two models to score have the same name")
+    for model in models:
+        if quant_at(model.folder) is None:
+            require_loadable(model.folder)
 
 
 def _all_tasks(suite: Suite) -> dict[str, tuple[str, ConfigurableTask]]:

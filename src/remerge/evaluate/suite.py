@@ -57,6 +57,8 @@ class Suite:
         any machine (see `precision`).
     limit: items of each task that are scored, None for all of them.
     add_bos_token: None leaves it to the model's tokenizer.
+    chat_template: put questions as the model's own chat template does.
+    fewshot_as_multiturn: with it, put the examples shown as earlier turns of the conversation.
     published: model to {benchmark: percent}, for comparison.
     tolerance: difference in points below which two scores are called the same.
     notes: what has to be known when the scores are compared, printed with them.
@@ -69,6 +71,8 @@ class Suite:
     dtype: str = "float64"
     limit: int | None = None
     add_bos_token: bool | None = None
+    chat_template: bool = False
+    fewshot_as_multiturn: bool = False
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tolerance: float = 0.6
     notes: tuple[str, ...] = ()
@@ -89,6 +93,12 @@ def _text(value: object, where: str, pattern: re.Pattern[str] | None = None) -> 
 def _whole(value: object, where: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise _wrong(where, f"expected a whole number of at least {least}, found {value!r}")
+    return value
+
+
+def _switch(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(where, f"expected true or false, found {value!r}")
     return value
 
 
@@ -196,6 +206,8 @@ def suite_from_params(values: Mapping[str, Any]) -> Suite:
             "dtype",
             "limit",
             "add_bos_token",
+            "chat_template",
+            "fewshot_as_multiturn",
             "published",
             "tolerance",
             "notes",
@@ -239,6 +251,8 @@ def suite_from_params(values: Mapping[str, Any]) -> Suite:
         device=values.get("device"),
         dtype=values.get("dtype"),
         limit=values.get("limit"),
+        chat_template=values.get("chat_template"),
+        fewshot_as_multiturn=values.get("fewshot_as_multiturn"),
     )
 
 
@@ -249,6 +263,8 @@ def with_settings(
     device: str | None = None,
     dtype: str | None = None,
     limit: int | None = None,
+    chat_template: bool | None = None,
+    fewshot_as_multiturn: bool | None = None,
 ) -> Suite:
     """`suite` with the settings that are not None put in place of its own, checked."""
     if batch_size is not None:
@@ -261,4 +277,11 @@ def with_settings(
         suite = replace(suite, dtype=dtype)
     if limit is not None:
         suite = replace(suite, limit=_whole(limit, "limit", 1))
+    if chat_template is not None:
+        suite = replace(suite, chat_template=_switch(chat_template, "chat_template"))
+    if fewshot_as_multiturn is not None:
+        asked = _switch(fewshot_as_multiturn, "fewshot_as_multiturn")
+        suite = replace(suite, fewshot_as_multiturn=asked)
+    if suite.fewshot_as_multiturn and not suite.chat_template:
+        raise _wrong("fewshot_as_multiturn", "needs eval.chat_template=true: turns are of a chat")
     return suite

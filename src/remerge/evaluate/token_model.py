@@ -61,7 +61,10 @@ class TokenModel(ShowsProgress, TemplateLM):
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
         """Token ids of `string`, with the beginning-of-text token if the suite has it."""
-        return self.tokenize(string, self._add_bos if add_special_tokens is None else False)
+        tokens = self.tokenize(string, self._add_bos if add_special_tokens is None else False)
+        # A chat template may write the beginning-of-text token itself: one is enough.
+        twice = len(tokens) > 1 and tokens[0] == tokens[1] == self.eot_token_id
+        return tokens[1:] if twice else tokens
 
     def _last_of(self, tokens: list[int], count: int) -> list[int]:
         """The last `count` tokens; what is lost is said where lm-eval says it of its own models."""

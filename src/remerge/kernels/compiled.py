@@ -10,16 +10,17 @@ what it was compiled from and for; one that does not match is compiled again, wi
 kernel is also compiled again when another file of its room changed: functions of those are inlined
 in it, and the compiler's own cache looks at the kernel's file alone.
 
-Files lie in `__pycache__` beside the source, or below NUMBA_CACHE_DIR. Where nothing can be
-written, every process compiles for itself.
+Files lie in `__pycache__` beside the source, or below NUMBA_CACHE_DIR. What lies there is code that
+runs, so a folder that others can write to is passed over for a private one below ~/.cache. Where
+that is not to be had either, every process compiles for itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import sys
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -46,6 +47,8 @@ from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
 from remerge.code import PACKAGE, digest_of, folder_of
+from remerge.files import create, temporary_path
+from remerge.ownership import is_ours_alone
 
 _DIGEST_BYTES = 32
 
@@ -84,7 +87,7 @@ def kernel(
 
     def compiled(function: Callable[..., Any]) -> Any:
         made = numba.njit(nogil=True, error_model="numpy")(function)
-        # Without a place to write, numba finds no cache for the function at all.
+        # Without a place to write that is ours alone, there is no cache for the function at all.
         with suppress(RuntimeError):
             made._cache = _CheckedCache(made.py_func)
         if signature is not None:
@@ -97,12 +100,29 @@ def kernel(
     return compiled
 
 
+@cache
+def _private(folder: Path) -> Path:
+    """`folder`, if nobody else can write there, or one of our own; RuntimeError without either."""
+    if is_ours_alone(folder):
+        return folder
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+    private = caches / "remerge" / "kernels" / name
+    try:
+        private.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RuntimeError(str(error)) from None
+    if not is_ours_alone(private):
+        raise RuntimeError(f"{private} can be written by others")
+    return private
+
+
 class _CheckedCache(FunctionCache):
     """The compiler's cache of one function, in files that are checked."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        base = Path(self._cache_path) / self._impl.filename_base
+        base = _private(Path(self._cache_path)) / self._impl.filename_base
         self._cache_file = _CheckedFiles(base, _sources(Path(function.__code__.co_filename)))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -142,9 +162,10 @@ class _CheckedFiles:
         """Keep `data` under `key`, in place of what an older source left there."""
         rest = self._identity(key) + dumps(data)
         path = self._path(key)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.partial")
+        temporary = temporary_path(path)
         try:
-            temporary.write_bytes(hashlib.sha256(rest).digest() + rest)
+            with os.fdopen(create(temporary), "wb") as file:
+                file.write(hashlib.sha256(rest).digest() + rest)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

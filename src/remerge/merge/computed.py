@@ -57,14 +57,11 @@ class ComputedModel:
         """Compute the tensor's little-endian bytes: uint8 [nbytes]."""
         data = np.empty(info.nbytes, np.uint8)
         filled = 0
-
-        def emit(chunk: np.ndarray) -> None:
-            nonlocal filled
-            flat = chunk.view(np.uint8).reshape(-1)
-            data[filled : filled + flat.size] = flat
-            filled += flat.size
-
-        self.plan.compute(self.tensor_of(info), emit)
+        for chunk in self.plan.compute(self.tensor_of(info)):
+            if chunk is not None:
+                flat = chunk.view(np.uint8).reshape(-1)
+                data[filled : filled + flat.size] = flat
+                filled += flat.size
         return data
 
 

@@ -20,7 +20,6 @@ from remerge.methods.method import Chunks, Input, Inputs
 from remerge.methods.registry import METHODS
 from remerge.shards.inputs import input_identity
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.shards.units import Emit
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
 from remerge.tensors.compatibility import Note
 from remerge.tensors.dtypes import KERNEL_CODE
@@ -89,8 +88,12 @@ class TablePlan:
                 below = max(below, self.computed[source.model].needs(info) - info.nbytes)
         return own + below
 
-    def chunks(self, tensor: OutputTensor) -> Chunks:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         """Merge one tensor: yields its bytes in order, returns its statistics."""
+        with self.memory.held(self.needs(tensor)):
+            return (yield from self._merge(tensor))
+
+    def _merge(self, tensor: OutputTensor) -> Chunks:
         row = self.rows[tensor.name]
         found: dict[Source, np.ndarray] = {}
         for source in row.sources:
@@ -104,17 +107,6 @@ class TablePlan:
             models=tuple(self._input(source, found) for source in row.models),
         )
         return METHODS[row.method].compute(inputs, dict(row.parameters))
-
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
-        """Merge one tensor into `emit`; return its statistics."""
-        with self.memory.held(self.needs(tensor)):
-            chunks = self.chunks(tensor)
-            while True:
-                try:
-                    emit(next(chunks))
-                except StopIteration as end:
-                    statistics: dict[str, Any] = end.value
-                    return statistics
 
     def _input(self, source: Source, computed: Mapping[Source, np.ndarray]) -> Input:
         info = self.tensors[source]

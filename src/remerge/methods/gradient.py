@@ -22,11 +22,11 @@ from remerge.architectures.heads import is_tied
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor
 from remerge.methods.gradient_kernel import blend_chunk
-from remerge.shards.chunks import emit_chunks
+from remerge.shards.chunks import chunks_of
 from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import in_state_dict_order
-from remerge.shards.units import Emit
+from remerge.shards.units import Chunks
 from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes
 from remerge.tensors.compatibility import Note, fit, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE
@@ -196,7 +196,7 @@ class GradientPlan:
         """The input tensors that `compute` maps."""
         return [self.first_tensors[tensor.name], self.second_tensors[tensor.name]]
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         """Blend one tensor; its statistics are the ratio."""
         ratio = self.ratios[tensor.name]
         one, two = self.reads(tensor)
@@ -207,7 +207,7 @@ class GradientPlan:
             return blend_chunk(first.record, second.record, ratio, part)
 
         inputs = {self.first.label: one, self.second.label: two}
-        emit_chunks(tensor, emit, blend, inputs, block=self.block)
+        yield from chunks_of(tensor, blend, inputs, block=self.block)
         return {"ratio": ratio}
 
 

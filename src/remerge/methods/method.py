@@ -11,7 +11,7 @@ statement of needs, ranges and defaults that stands here. The formulas stand in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -20,15 +20,13 @@ import numpy as np
 
 from remerge.errors import RecipeError, printable
 from remerge.kernels.blocks import RawTensor
+from remerge.shards.units import Chunks as Chunks
 
 Kind = Literal["float", "int", "bool", "choice"]
 Scope = Literal["merge", "model"]
 Base = Literal["required", "optional", "none"]
 #: Resolved parameters by name; one of scope `model` is a tuple in the order of the models.
 Values = Mapping[str, Any]
-#: Yields the tensor's little-endian bytes in order, each chunk valid until the next one is asked
-#: for; returns statistics.
-Chunks = Generator[np.ndarray, None, dict[str, Any]]
 #: Stands for a default where there is none: every model must give the value.
 REQUIRED = "required"
 #: Parameters are rounded to float32 where they meet weights.

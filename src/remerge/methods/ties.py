@@ -21,10 +21,10 @@ from remerge.errors import RecipeError
 from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor, records
 from remerge.methods.ties_kernel import LANES, donor_records, merge_chunk, rule_record
 from remerge.methods.trim import find_trims
-from remerge.shards.chunks import emit_chunks, name_bad_number
+from remerge.shards.chunks import chunks_of, name_bad_number
 from remerge.shards.inputs import input_identity, require_distinct
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
-from remerge.shards.units import Emit
+from remerge.shards.units import Chunks
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
 from remerge.tensors.compatibility import Note, fit, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE, MAX_FLOAT32
@@ -127,7 +127,7 @@ class TiesPlan:
         """The input tensors that `compute` maps: the base's and each donor's."""
         return [t[tensor.name] for t in (self.base_tensors, *self.donor_tensors)]
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         """Merge one tensor; the statistics are those of `_statistics`."""
         infos = self.reads(tensor)
         labels = [self.base.label, *(donor.model.label for donor in self.donors)]
@@ -149,7 +149,7 @@ class TiesPlan:
         def merge(part: np.void) -> int:
             return merge_chunk(base.record, tensors, kept, rule, part, gram, projections, counts)
 
-        emit_chunks(tensor, emit, merge, inputs, block=self.block)
+        yield from chunks_of(tensor, merge, inputs, block=self.block)
         return _statistics(gram, projections, counts, keep)
 
 

@@ -167,7 +167,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """Size from left to right, divergence from bottom to top."""
+    """Named points: size against divergence, or a parameter against a score."""
 
     words: str
     width: float
@@ -376,4 +376,40 @@ def tradeoff(formats: Mapping[str, tuple[int, float]], recommended: str) -> Trad
         ),
         y_grid=(left, left + width),
         choices=tuple(placed),
+    )
+
+
+def scatter(points: Mapping[tuple[float, float], str], x_name: str, y_name: str) -> Tradeoff:
+    """Names of experiments by (parameter, score); both axes reach from the least to the most."""
+    left, width, height, label_width = 56.0, 560.0, 240.0, 130.0
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    low_x, low_y = min(xs), min(ys)
+    wide, high = (max(xs) - low_x) or 1.0, (max(ys) - low_y) or 1.0
+    best = max(points, key=lambda point: point[1])
+    placed = tuple(
+        Choice(
+            name,
+            f"{name}: {x_name} {decimal(x)}, {y_name} {decimal(y)}",
+            "final" if (x, y) == best else "best",
+            left + width * (x - low_x) / wide,
+            height * (1 - (y - low_y) / high),
+            height * (1 - (y - low_y) / high) + 4,
+        )
+        for (x, y), name in sorted(points.items())
+    )
+    return Tradeoff(
+        words=f"{y_name} of each experiment against {x_name}",
+        width=left + width + label_width,
+        height=height + 40,
+        plot_height=height,
+        x_ticks=tuple(
+            Tick(decimal(low_x + wide * quarter / 4), left + width * quarter / 4, height + 16)
+            for quarter in range(5)
+        ),
+        y_ticks=tuple(
+            Tick(decimal(low_y + high * half / 2), left - 8, height * (1 - half / 2) + 4)
+            for half in range(3)
+        ),
+        y_grid=(left, left + width),
+        choices=placed,
     )

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from remerge.errors import CheckpointError, RecipeError
-from remerge.files import TEMPORARY_SUFFIX, disk_errors, flush_folder, write_text
+from remerge.files import disk_errors, publish_folder, temporary_path, write_text
 from remerge.proof.check import MANIFEST, FolderCheck, check_folder
 from remerge.proof.contents import Contents, read_contents
 from remerge.proof.lock import recorded_files
@@ -47,7 +47,7 @@ def release(out: Path, formats: Sequence[str] = (), root: Path = Path()) -> list
     places = {"": root / MODEL, **{name: root / QUANTIZED / name for name in formats}}
     listed = {name: _checked(folder) for name, folder in places.items()}
     report = _checked_report(root)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = temporary_path(out)
     try:
         with disk_errors(f"release {out}", out.parent):
             for name, contents in listed.items():
@@ -63,12 +63,10 @@ def release(out: Path, formats: Sequence[str] = (), root: Path = Path()) -> list
                     "formats; run `dvc repro`"
                 )
             write_text(temporary / _SUMS, "".join(sums))
-            flush_folder(temporary)
             problems = check_folder(temporary).problems
             if problems:
                 raise CheckpointError(f"{root / REPORT / _SUMS}: {problems[0]}; run `dvc repro`")
-            temporary.rename(out)
-            flush_folder(out.parent)
+            publish_folder(temporary, out)
     finally:
         with suppress(FileNotFoundError):
             shutil.rmtree(temporary)

@@ -20,7 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from remerge.errors import CheckpointError, ToolError
+from remerge.errors import CheckpointError, RemergeError, ToolError
+from remerge.runtimes.loadable import require_known, require_loadable, require_whole
 from remerge.runtimes.offline import offline
 from remerge.runtimes.programs import (
     in_a_line,
@@ -29,6 +30,7 @@ from remerge.runtimes.programs import (
     open_llama_cpp,
     quant_at,
 )
+from remerge.watchdog import alive
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,12 @@ class Transformers:
 
     @offline()
     def __init__(self, folder: Path, threads: int) -> None:
+        require_loadable(folder)
         import torch
         import transformers
 
+        require_known(folder)
+        alive("load")
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         torch.set_num_threads(threads)
@@ -92,7 +97,9 @@ class Transformers:
             # What unpacks a GPTQ folder draws bars, whatever it is told.
             with redirect_stderr(io.StringIO()):
                 self._load(folder)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        except RemergeError:
+            raise
+        except Exception as error:  # whatever a library makes of a file that anybody wrote
             raise ToolError(
                 f"{folder}: transformers does not load it ({in_a_line(error)})"
             ) from None
@@ -105,13 +112,16 @@ class Transformers:
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-        ).eval()
+            output_loading_info=True,
+        )
+        require_whole(loading, folder)
+        self._model = model.eval()
         if getattr(self._model.config, "quantization_config", None) is not None:
             with torch.no_grad():  # it is unpacked at its first use
                 self._model(torch.tensor([[0]]))
@@ -171,6 +181,7 @@ class LlamaCpp:
     """A GGUF file in llama.cpp, through `xllamacpp`."""
 
     def __init__(self, path: Path, context: int, threads: int) -> None:
+        alive("load")
         self._server = open_llama_cpp(path, context=context, threads=threads)
 
     def fits(self, prompt: str, tokens: int) -> bool:
@@ -199,6 +210,7 @@ class CTransformers:
     """A legacy GGML file in ctransformers' portable build."""
 
     def __init__(self, path: Path, context: int, threads: int) -> None:
+        alive("load")
         self._model: Any = open_ctransformers(path, context=context, threads=threads)
         self._context = context
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 from collections.abc import Generator
 from ctypes import c_int
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from remerge.errors import CheckpointError, ToolError, printable
 INSTALL = "in a checkout of this project: make setup-dev, or .venv/bin/pip install -e '.[runtimes]'"
 
 
+#: In place of a file's own where nobody asks for it.
+_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 _MAGIC = {b"GGUF": "llama.cpp", b"tjgg": "ctransformers"}
 
 
@@ -146,18 +149,27 @@ class LlamaServer:
 
 
 def open_llama_cpp(
-    path: Path, *, context: int, threads: int, gpu: bool = False, full_cache: bool = False
+    path: Path,
+    *,
+    context: int,
+    threads: int,
+    gpu: bool = False,
+    full_cache: bool = False,
+    own_template: bool = False,
 ) -> LlamaServer:
     """A GGUF file in llama.cpp.
 
     context: tokens; 0 for as many as the file was trained for, which is also the most.
     gpu: whether all layers go to one. full_cache: keys and values in float32.
+    own_template: load the file's chat template, a program that llama.cpp runs at once.
     Raises CheckpointError if llama.cpp refuses it, ToolError if llama.cpp is not installed.
     """
     try:
         import xllamacpp
     except ImportError:
         raise missing(path, "llama.cpp (xllamacpp)") from None
+    # On a crash it would start a debugger on this process, and not end before that one does.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     settings = xllamacpp.CommonParams()
     settings.model.path = str(path)
     settings.n_ctx = context
@@ -165,6 +177,8 @@ def open_llama_cpp(
     settings.n_gpu_layers = 999 if gpu else 0
     settings.warmup = False
     settings.verbosity = -1
+    if not own_template:
+        settings.chat_template = _TEMPLATE
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
     if full_cache:
         settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,13 +24,17 @@ from remerge.code import PACKAGE, UNITS, digest_of, folder_of
 from remerge.errors import CheckpointError
 from remerge.files import (
     disk_errors,
-    flush_folder,
+    leftovers,
     open_atomic,
+    publish_folder,
     require_spaces,
     sha256_of,
+    temporary_path,
     write_bytes,
     write_text,
 )
+from remerge.locks import is_free, sole_writer
+from remerge.ownership import own_folder
 from remerge.shards.layout import Shard, index_of
 from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
 from remerge.tensors.checkpoint import INDEX_NAME
@@ -145,38 +150,47 @@ def build(
             read_json(companions[name])
     notes = [*plan.notes, *_code_notes(companions), *_copy_notes(companions)]
     dtype = _torch_dtype(plan)
-    missing = [s for s in plan.shards if not record_path(work / s.file).exists()]
-    require_spaces(_needs(plan.shards, missing, work, out), plan.label)
-    with disk_errors(f"{plan.label}: {work}", work):
-        write_text(work / _TARGET, str(out.resolve()))
-    records = make_shards(plan, work, threads)
-    staging = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        with disk_errors(f"{plan.label}: {out}", staging):
-            staging.mkdir(parents=True)
-            for shard in plan.shards:
-                _link_or_copy(work / shard.file, staging / shard.file)
-            if len(plan.shards) > 1:
-                write_json(staging / INDEX_NAME, index_of(plan.shards))
-            _write_companions(companions, staging, dtype, config_changes or {}, plan.unties)
-            manifest = _manifest(plan, notes, records, staging)
-            write_json(staging / "manifest.json", manifest)
-            publish_folder(staging, out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    _sweep(Path(scratch), out)
+    with ExitStack() as held:
+        with disk_errors(f"{plan.label}: {out}", out):
+            held.enter_context(sole_writer(out, plan.label))
+            require_new(out)  # another process may have made it in the meantime
+        with disk_errors(f"{plan.label}: {work}", work):
+            held.enter_context(sole_writer(work, plan.label, wait=True))
+            work = own_folder(work)
+        missing = [s for s in plan.shards if not record_path(work / s.file).exists()]
+        require_spaces(_needs(plan.shards, missing, work, out), plan.label)
+        with disk_errors(f"{plan.label}: {work}", work):
+            write_text(work / _TARGET, str(out.resolve()))
+        records = make_shards(plan, work, threads)
+        for leftover in leftovers(out):
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging = temporary_path(out)
+        try:
+            with disk_errors(f"{plan.label}: {out}", staging):
+                staging.mkdir(parents=True)
+                for shard in plan.shards:
+                    _link_or_copy(work / shard.file, staging / shard.file)
+                if len(plan.shards) > 1:
+                    write_json(staging / INDEX_NAME, index_of(plan.shards))
+                _write_companions(companions, staging, dtype, config_changes or {}, plan.unties)
+                manifest = _manifest(plan, notes, records, staging)
+                write_json(staging / "manifest.json", manifest)
+                publish_folder(staging, out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+        _sweep(Path(scratch), out)
     return manifest
 
 
 def require_new(out: Path) -> None:
     """CheckpointError where something lies in the place of the result; an empty folder may."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists; remove it or choose another place")
 
 
 def _sweep(scratch: Path, out: Path) -> None:
-    """Remove the work on `out`: of this build, and of attempts at it from other inputs.
+    """Remove the work of attempts at `out` from other inputs, which nobody goes on with.
 
     Nothing else would: once a damaged source is repaired, its digest leads to another folder.
     """
@@ -185,7 +199,7 @@ def _sweep(scratch: Path, out: Path) -> None:
             stale = note.read_text() == str(out.resolve())
         except (OSError, ValueError):
             continue
-        if stale:
+        if stale and is_free(note.parent):
             shutil.rmtree(note.parent, ignore_errors=True)
 
 
@@ -224,15 +238,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
             raise
         with source.open("rb") as reader, open_atomic(target) as writer:
             shutil.copyfileobj(reader, writer, 1 << 22)
-
-
-def publish_folder(staging: Path, out: Path) -> None:
-    """Make `staging`, whose files are flushed, appear as `out` in one rename."""
-    flush_folder(staging)
-    if out.exists():
-        out.rmdir()
-    staging.rename(out)
-    flush_folder(out.parent)
 
 
 def companions_of(folder: Path | str) -> dict[str, Path]:

@@ -1,18 +1,18 @@
 """Running a kernel over a tensor in chunks, and naming the bad number that it met.
 
->>> emit_chunks(tensor, emit, lambda part: blend_chunk(one, two, ratio, part), inputs, block=512)
+>>> yield from chunks_of(tensor, lambda part: blend_chunk(one, two, ratio, part), inputs, block=512)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from remerge.errors import NumericError, printable
 from remerge.kernels.blocks import BAD_INPUT, OK, OVERFLOW, address, part_of
 from remerge.shards.layout import OutputTensor
-from remerge.shards.units import CHUNK, Emit
+from remerge.shards.units import CHUNK
 from remerge.tensors.checkpoint import read_f32
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 from remerge.tensors.safetensors import TensorInfo
@@ -21,16 +21,17 @@ from remerge.tensors.safetensors import TensorInfo
 Kernel = Callable[[np.void], int]
 
 
-def emit_chunks(
+def chunks_of(
     tensor: OutputTensor,
-    emit: Emit,
     kernel: Kernel,
     inputs: Mapping[str, TensorInfo],
     *,
     block: int,
     row: int = 1,
-) -> None:
-    """Compute `tensor` by calls of `kernel`, each for CHUNK elements or, of rows, about as many.
+) -> Iterator[np.ndarray]:
+    """Yield the bytes of `tensor`, in one buffer that is used again.
+
+    Each is a call of `kernel` for CHUNK elements or, of rows, about as many.
 
     inputs  the tensors that the kernel reads, by label of their model
     block   elements a step of the kernel
@@ -53,7 +54,7 @@ def emit_chunks(
                 "choose a wider dtype"
             )
         assert status == OK
-        emit(out_u8[: (end - begin) * width])
+        yield out_u8[: (end - begin) * width]
 
 
 def name_bad_number(inputs: Mapping[str, TensorInfo], tensor: str) -> NumericError:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from remerge.errors import ToolError
-from remerge.files import publish, temporary_path
+from remerge.files import create, publish, temporary_path
 from remerge.progress import Bar, track
 from remerge.shards.layout import OutputTensor, Shard
 from remerge.shards.threads import require_ieee_arithmetic
@@ -43,7 +43,9 @@ _WRITEBACK = 1 << 24
 _UNFLUSHED = 8
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
-Emit = Callable[[np.ndarray], None]
+#: A tensor's little-endian bytes in order, then its statistics. None: nothing yet, and the work may
+#: be stopped here.
+Chunks = Generator[np.ndarray | None, None, dict[str, Any]]
 
 
 class Plan(Protocol):
@@ -60,8 +62,8 @@ class Plan(Protocol):
     def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
         """The input tensors that `compute` maps for `tensor`, as far as they are known before."""
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
-        """Hand the tensor's little-endian bytes, in order, to `emit`; return its statistics."""
+    def compute(self, tensor: OutputTensor) -> Chunks:
+        """Yield the tensor's bytes; an array is used before the next is asked for."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,7 @@ class _ShardFile:
         """Create the temporary file at full size on first use."""
         with self._lock, _writing(self.path):
             if self._descriptor < 0:
-                flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
-                self._descriptor = os.open(self.temporary, flags, 0o644)
+                self._descriptor = create(self.temporary)
                 os.posix_fallocate(self._descriptor, 0, self.shard.nbytes)
                 os.pwrite(self._descriptor, self.shard.header, 0)
 
@@ -287,17 +288,22 @@ def _compute(
     digest = hashlib.sha256()
     position = 0
 
-    def emit(chunk: np.ndarray) -> None:
-        nonlocal position
+    chunks = plan.compute(tensor)
+    while True:
+        try:
+            chunk = next(chunks)
+        except StopIteration as end:
+            statistics = end.value
+            break
         if stop.is_set():
             raise _Stopped
+        if chunk is None:
+            continue
         data = chunk.data.cast("B")
         file.write(tensor, position, data)
         digest.update(data)
         position += len(data)
         bar.advance(len(data))
-
-    statistics = plan.compute(tensor, emit)
     if position != tensor.nbytes:
         raise AssertionError(f"{tensor.name}: {position} of {tensor.nbytes} bytes were computed")
     return TensorRecord(tensor.name, tensor.dtype, tensor.shape, digest.hexdigest(), statistics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,8 +43,11 @@ class SourceFiles(Protocol):
     def expect(self, names: Sequence[str]) -> None:
         """Say which large files will be taken, in order, so that they may come early."""
 
-    def take(self, name: str, beat: Callable[[], None] = lambda: None) -> Path:
-        """The verified path of a large file; `beat` is called while waiting and may raise."""
+    def take(self, name: str) -> Path:
+        """The verified path of a large file, which is awaited."""
+
+    def take_within(self, name: str, seconds: float) -> Path | None:
+        """As `take`; None if the file does not come in that time."""
 
     def unchanged(self, name: str) -> None:
         """SourceError unless a taken file is still the one that was verified."""

@@ -8,9 +8,11 @@ there, in this process or in a later one; the target's name stands for a file wh
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -151,7 +153,7 @@ def _locked(path: Path, cancelled: threading.Event) -> Iterator[BinaryIO]:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            opened = path.open("a+b")
+            opened = _open_partial(path)
         except FileNotFoundError:
             continue  # the folder went since
         with opened:
@@ -169,6 +171,22 @@ def _locked(path: Path, cancelled: threading.Event) -> Iterator[BinaryIO]:
             if same:
                 yield opened
                 return
+
+
+def _open_partial(path: Path) -> BinaryIO:
+    """`path` for reading and appending: a file of ours alone, not a link to another."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        opened = os.fdopen(os.open(path, flags, 0o644), "a+b")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise SourceError(f"{path}: is a link, in the place of a download; remove it") from None
+    status = os.fstat(opened.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        opened.close()
+        raise SourceError(f"{path}: is no file of its own, in the place of a download; remove it")
+    return opened
 
 
 def _receive(

@@ -13,7 +13,7 @@ verified: what is learned from one is believed only until the file is taken, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -58,7 +58,11 @@ class LocalFiles:
     def expect(self, names: Sequence[str]) -> None:
         """Nothing has to come."""
 
-    def take(self, name: str, beat: Callable[[], None] = lambda: None) -> Path:
+    def take_within(self, name: str, seconds: float) -> Path:
+        """See SourceFiles."""
+        return self.take(name)
+
+    def take(self, name: str) -> Path:
         """See SourceFiles."""
         path = self._found(name)
         if name not in self._verified:

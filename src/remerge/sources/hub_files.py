@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import ExitStack
@@ -30,7 +30,7 @@ from remerge.sources.remote import RangesUnsupported, remote_header
 from remerge.tensors.safetensors import TensorInfo
 
 #: How often a waiting thread looks whether its work still stands.
-_BEAT_S = 0.2
+_WAIT_S = 0.2
 _WORTH_A_BAR = 10_000_000
 
 
@@ -106,17 +106,21 @@ class HubFiles:
             self._queue = [name for name in names if name not in self._wanted]
         self._start_next()
 
-    def take(self, name: str, beat: Callable[[], None] = lambda: None) -> Path:
+    def take(self, name: str) -> Path:
         """See SourceFiles. A file that is needed now does not wait until another is released."""
+        while (path := self.take_within(name, _WAIT_S)) is None:
+            pass
+        return path
+
+    def take_within(self, name: str, seconds: float) -> Path | None:
+        """See SourceFiles."""
         with self._lock:
             future = self._start(name)
-        while True:
-            try:
-                return future.result(_BEAT_S)
-            except NotYet:
-                if future.done():  # it came just now, or ended with an error of its own
-                    return future.result()
-                beat()
+        try:
+            return future.result(seconds)
+        except NotYet:
+            # It came just now, or ended with an error of its own.
+            return future.result() if future.done() else None
 
     def unchanged(self, name: str) -> None:
         """See SourceFiles."""

@@ -12,7 +12,8 @@ import hashlib
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from remerge.adapters.peft_config import CONFIG_NAME, check_adapter_config
 from remerge.adapters.peft_files import adapter_from_header
 from remerge.architectures.order import state_dict_order
 from remerge.errors import CheckpointError, RemergeError, SourceError, printable
-from remerge.files import disk_errors, open_atomic, require_spaces
-from remerge.shards.artefact import TOKENIZER_FILES, build, publish_folder, resume_key
+from remerge.files import disk_errors, open_atomic, publish_folder, require_spaces
+from remerge.locks import sole_writer
+from remerge.ownership import own_folder
+from remerge.shards.artefact import TOKENIZER_FILES, build, resume_key
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import check_layers
-from remerge.shards.units import CHUNK, Emit, record_path
+from remerge.shards.units import CHUNK, Chunks, record_path
 from remerge.sources.delivery import SourceFiles
 from remerge.sources.layouts import (
     INDEXES,
@@ -47,6 +50,8 @@ from remerge.tensors.safetensors import TensorInfo, read_header
 COMPANIONS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 
 Found = TensorInfo | PickledTensor
+#: Seconds to wait for a file before asking whether the work was stopped.
+_WAIT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,13 @@ class IntakePlan:
         """Nothing that is known before: the files are still on their way."""
         return ()
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         """Copy one tensor, as soon as the file that holds it is here."""
-        # An empty piece asks only whether the work still stands.
-        found = self.supply.open(tensor.name, beat=lambda: emit(np.empty(0, np.uint8)))
+        while (found := self.supply.open(tensor.name, _WAIT_S)) is None:
+            yield None
         data = raw_bytes(found) if isinstance(found, TensorInfo) else found.bytes_u8()
         for begin in range(0, data.size, 2 * CHUNK):
-            emit(np.ascontiguousarray(data[begin : begin + 2 * CHUNK]))
+            yield np.ascontiguousarray(data[begin : begin + 2 * CHUNK])
         del found, data
         self.supply.done(tensor.name)
         return {}
@@ -117,10 +122,12 @@ class Supply:
         read = [{self._table[tensor.name][0] for tensor in shard.tensors} for shard in plan.shards]
         return max((len(a | b) for a, b in zip(read, [*read[1:], set()], strict=True)), default=0)
 
-    def open(self, tensor: str, beat: Callable[[], None]) -> Found:
-        """The tensor in its file, which is awaited."""
+    def open(self, tensor: str, seconds: float) -> Found | None:
+        """The tensor in its file; None if that does not come in that time."""
         name, planned = self._table[tensor]
-        path = self._files.take(name, beat)
+        path = self._files.take_within(name, seconds)
+        if path is None:
+            return None
         with self._lock:
             if name not in self._opened:
                 self._opened[name] = (
@@ -278,20 +285,22 @@ def take_in_dataset(files: SourceFiles, out: Path | str, *, scratch: Path | str)
     pins = [[name, pin.sha256] for name, pin in sorted(source.files.items())]
     key = hashlib.sha256(json_text(["dataset", source.name, pins]).encode()).hexdigest()[:32]
     work = Path(scratch) / key
-    for leftover in [path for path in work.rglob(".*.partial") if path.is_file()]:
-        leftover.unlink()
-    names = [n for n, pin in source.files.items() if not _is_sound(work / n, pin)]
-    sizes = sum(source.files[name].size for name in names)
-    require_spaces([(work, sizes), files.space_for(names)], label)
-    files.expect(names)
-    with disk_errors(label, work):
+    with ExitStack() as held, disk_errors(label, work):
+        held.enter_context(sole_writer(out, label))
+        held.enter_context(sole_writer(work, label, wait=True))
+        work = own_folder(work)
+        for leftover in [path for path in work.rglob(".*.partial") if path.is_file()]:
+            leftover.unlink()
+        names = [n for n, pin in source.files.items() if not _is_sound(work / n, pin)]
+        sizes = sum(source.files[name].size for name in names)
+        require_spaces([(work, sizes), files.space_for(names)], label)
+        files.expect(names)
         for name in names:
             path = files.take(name)
             with path.open("rb") as reader, open_atomic(work / name) as writer:
                 shutil.copyfileobj(reader, writer, 1 << 20)
             files.unchanged(name)
             files.release(name)
-        out.parent.mkdir(parents=True, exist_ok=True)
         publish_folder(work, out)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from remerge.errors import RecipeError
+from remerge.locks import sole_writer
 from remerge.quantize import quantize
 from remerge.quantize.core.description import describe
 from remerge.quantize.core.perplexity import measure
@@ -38,13 +39,14 @@ def make(name: str, entry: Item, params: Params) -> None:
     placed = execution(params.execution)
     described = describe(entry.description or {}, f"quantize_eval.{name}.description")
     written |= {"description": described, "scratch": SCRATCH}
-    quantize(model, out, name, threads=thread_count(), **placed, **written)
-    if settings.measure:
-        manifest = out / "manifest.json"
-        # Threads of a matrix product only hinder one another on models this small.
-        with threadpool_limits(1):
-            quality = measure(model, out, texts)
-        write_json(manifest, {**read_json(manifest), **asdict(quality)})
+    with sole_writer(out, name):
+        quantize(model, out, name, threads=thread_count(), **placed, **written)
+        if settings.measure:
+            manifest = out / "manifest.json"
+            # Threads of a matrix product only hinder one another on models this small.
+            with threadpool_limits(1):
+                quality = measure(model, out, texts)
+            write_json(manifest, {**read_json(manifest), **asdict(quality)})
 
 
 def _settings(name: str, entry: Item, params: Params) -> FormatSettings:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from remerge.code import ENCODING, digest_of
 from remerge.errors import ToolError, printable
 from remerge.files import require_spaces
+from remerge.ownership import own_folder
 from remerge.quantize.blocks.encoding import encode_rows, row_ranges
 from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.core.llama import LlamaTensor
@@ -30,7 +31,7 @@ from remerge.tensors.json_files import json_text, read_json
 from remerge.tensors.safetensors import TensorInfo
 
 if TYPE_CHECKING:
-    from remerge.shards.units import Emit, TensorRecord
+    from remerge.shards.units import Chunks, TensorRecord
 
 #: Encoded bytes of a unit, less than a merge's: a weight takes longer to encode than to merge.
 SHARD_BYTES = 256_000_000
@@ -53,12 +54,12 @@ class EncodePlan:
         """The checkpoint's tensor."""
         return [self.sources[tensor.name][0].info]
 
-    def compute(self, tensor: OutputTensor, emit: Emit) -> dict[str, Any]:
+    def compute(self, tensor: OutputTensor) -> Chunks:
         """Encode the tensor in the same steps as `encode`; no statistics."""
         source, name = self.sources[tensor.name]
         kind = TYPES[name]
         for start, stop in row_ranges(source, kind):
-            emit(encode_rows(source, kind, start, stop))
+            yield encode_rows(source, kind, start, stop)
         return {}
 
 
@@ -88,7 +89,7 @@ def encoded_in_units(
     # All attempts at one output share the beginning of their name: those from another model or by
     # other code would stay for ever.
     attempts = hashlib.sha256(str(request.out.resolve()).encode()).hexdigest()[:16]
-    work = request.scratch / f"{attempts}-{_key(units, request.model)}"
+    work = own_folder(request.scratch / f"{attempts}-{_key(units, request.model)}")
     missing = [shard for shard in units.shards if not (work / shard.file).exists()]
     total = sum(shard.nbytes for shard in units.shards)
     needs = [(work, sum(shard.nbytes for shard in missing)), (request.out, total)]

@@ -7,13 +7,13 @@ the number of threads nor the processor (class *exact*). Norms stay float32.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
-from os import fsync
 
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
-from remerge.files import publish, temporary_path
+from remerge.files import create, publish, temporary_path
 from remerge.quantize.blocks.encoding import ALIGNMENT, write_tensors
 from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.blocks.units import encoded_in_units
@@ -143,6 +143,7 @@ def write(request: Request) -> QuantReport:
     temporary = temporary_path(out / FILE_NAME)
     with encoded_in_units(plan, request) as encoded:
         try:
+            os.close(create(temporary))  # ours from now on; the library opens it by its name
             writer = GGUFWriter(temporary, "llama")
             _describe_model(writer, made.shape, request.name, form.file_type)
             describe_for_people(writer, request.description, weights)
@@ -152,7 +153,7 @@ def write(request: Request) -> QuantReport:
                 write_tensors(file, plan, request.threads, form.name, encoded=encoded)
                 file.write(bytes(-file.tell() % ALIGNMENT))
                 file.flush()
-                fsync(file.fileno())
+                os.fsync(file.fileno())
             publish(temporary, out / FILE_NAME)
         finally:
             temporary.unlink(missing_ok=True)
