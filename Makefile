@@ -33,6 +33,8 @@ setup-dev: .venv/dev.stamp ## add the tools of tests and lint, and every extra, 
 
 .venv/run.stamp: pyproject.toml $(addprefix requirements/,run.txt torch.txt torch-cpu.txt pip.txt)
 	@sh requirements/install.sh run
+	@echo "compiling kernels for this machine (a minute, once)" >&2
+	@python -m remerge.cli compile
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp requirements/dev.txt
@@ -50,6 +52,9 @@ lock: ## resolve pyproject.toml into requirements/*.txt, with the digests of eve
 
 repro: setup ## build the models of the recipe, their scores and the report
 	dvc repro
+	@git diff --quiet dvc.lock && echo "dvc.lock is unchanged: every artefact is the committed one" \
+		|| echo "dvc.lock has changed: git diff dvc.lock shows which outputs" >&2
+	@echo "open report/index.html"
 
 # Two clones with caches of their own, so that nothing is taken from here.
 verify: setup ## rebuild the commit twice in other surroundings and compare every artefact
@@ -65,7 +70,7 @@ pull-models: setup ## take what push-models sent
 train: setup ## train the embedded family again (the committed weights are what repro uses)
 	python -m embedded.train
 
-.PHONY: params formats readme
+.PHONY: params formats readme layers docs
 
 params: setup ## compose params.yaml from conf/
 	python -m remerge.stages.compose
@@ -76,6 +81,12 @@ formats: setup ## write options, places and the docs' table from the rows of the
 readme: setup ## fill the picture and the tables of README.md from what was built
 	python docs/readme.py
 
+layers: setup-dev ## draw the layers of the code into docs/architecture.md
+	python docs/layers.py
+
+docs: setup-dev ## build the documentation as a site: build/site/index.html
+	python docs/site.py
+	mkdocs build --quiet
 ## Checks
 
 .PHONY: lint format test test-full

@@ -1,6 +1,6 @@
 """The readers of untrusted bytes, each as a function that a fuzzer calls with anything.
 
-A target returns, or fails: RemergeError with a printable line is what a reader owes a stranger's
+A target returns, or fails: RemergeError with a printable line is what a reader owes untrusted
 bytes, so the targets take it for a result. Everything else that is raised is a finding.
 """
 

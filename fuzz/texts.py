@@ -7,8 +7,16 @@ from remerge.quantize.core.vocabulary import read_vocabulary
 from remerge.recipes import pins
 from remerge.recipes.choice import parse_setting, read_choice, with_choice
 from remerge.recipes.graph import read_graph
+from remerge.recipes.mergekit.reading import read_merges
 from remerge.recipes.schema import read_recipe
+from remerge.runtimes.model_config import (
+    check_config,
+    check_generation,
+    check_tokenizer,
+    check_tokenizer_settings,
+)
 from remerge.stages import guard
+from remerge.tensors.json_files import parse_json_object
 from remerge.vocabulary.chat_template import own_template
 from remerge.yaml_text import parse_yaml
 
@@ -95,11 +103,35 @@ def vocabulary(data: bytes) -> None:
     checked(lambda: own_template(folder))
 
 
+def mergekit(data: bytes) -> None:
+    """A mergekit YAML; for an odd first byte with keys passed over that have no effect"""
+    path = scratch() / "merge.yml"
+    path.write_bytes(data[1:])
+    lenient = bool(data[:1]) and data[0] % 2 == 1
+    checked(lambda: read_merges(path, lenient=lenient))
+
+
+_CHECKS = (
+    lambda value: check_config(value, "config.json", [(8, 4)] * 12),
+    lambda value: check_tokenizer_settings(value, "tokenizer_config.json"),
+    lambda value: check_tokenizer(value, "tokenizer.json"),
+    lambda value: check_generation(value, "generation_config.json"),
+)
+
+
+def model_json(data: bytes) -> None:
+    """A JSON file of a model that is run, which the first byte names, before a library has it"""
+    check = _CHECKS[(data[0] if data else 0) % len(_CHECKS)]
+    checked(lambda: check(parse_json_object(data[1:], "fuzzed")))
+
+
 TARGETS: dict[str, Target] = {
     "recipe_text": recipe_text,
     "pins_text": pins_text,
     "choice": choice,
     "vocabulary": vocabulary,
+    "mergekit": mergekit,
+    "model_json": model_json,
 }
 
 #: Inputs to begin with.
@@ -119,4 +151,19 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "choice": [b"\x00" + _CHOICE.encode(), b"\x01ties.density=0.5", b"\x01+recipe.a=[1, {b: c}]"],
     "vocabulary": [bytes([number]) + content for number, (_, content) in enumerate(_FILES)],
+    "mergekit": [
+        b"\x00merge_method: ties\nbase_model: a/b\nmodels:\n  - model: c/d+l@main\n"
+        b"    parameters:\n      density: [0.5, {filter: mlp, value: 1}]\ndtype: float16\n",
+        b"\x01slices:\n  - sources:\n      - {model: a, layer_range: [0, 4]}\n"
+        b"merge_method: passthrough\ntokenizer: {source: union, tokens: {x: {source: a}}}\n"
+        b"---\nname: n\nmodules: {m: {slices: []}}\nmerge_method: slerp\nparameters: {t: 1}\n",
+    ],
+    "model_json": [
+        b'\x00{"model_type":"llama","num_hidden_layers":1,"hidden_size":8,"rms_norm_eps":1e-5,'
+        b'"rope_scaling":{"factor":2.0},"architectures":["LlamaForCausalLM"],"head_dim":[4]}',
+        b'\x01{"tokenizer_class":"A","model_max_length":1e30,"added_tokens_decoder":{"1":{}},'
+        b'"chat_template":[],"vocab_file":"a","eos_token":{}}',
+        b'\x02{"model":{"vocab":{"a":0}},"added_tokens":[{"id":1}]}',
+        b'\x03{"num_beams":2,"custom_generate":"","eos_token_id":[1]}',
+    ],
 }

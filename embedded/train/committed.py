@@ -1,4 +1,4 @@
-"""Reads the committed sources back as a stranger would, and scores them."""
+"""Read the committed sources back as any user would, and score them."""
 
 from __future__ import annotations
 

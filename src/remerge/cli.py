@@ -35,6 +35,7 @@ VERBS: dict[str, str] = {
     "sign": "sign a finished model, offline, with a key of your own",
     "verify-signature": "check that a model is, file by file, what somebody signed",
     "check": "check folders against their manifests, byte by byte",
+    "compile": "compile all kernels for this machine, which their first use would do",
     "repair": "put a broken dvc.lock back, or remove damaged outputs so that DVC makes them again",
     "release": "put the built model, its card and chosen formats into a folder to upload",
     "chat": "talk to a built model, in any of its formats",

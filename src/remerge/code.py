@@ -42,6 +42,7 @@ NEUTRAL = (
     "stages/params.py",
     "stages/parent.py",
     "stages/running.py",
+    "stages/summary.py",
     "watchdog.py",
     "yaml_text.py",
 )

@@ -31,9 +31,9 @@ def without_secrets(text: str) -> str:
 def printable(text: object, limit: int = 200) -> str:
     """`text` without secrets, control characters escaped, its length bounded: safe on a terminal.
 
-    Names of files, tensors and tokens come from strangers: a raw escape sequence in one of them
-    could rewrite what the user reads. What the user typed may hold a password, and what he reads
-    he may show to others.
+    Names of files, tensors and tokens are untrusted: a raw escape sequence in one of them
+    could rewrite what the user reads. Input may contain a password, and users paste messages into
+    public reports.
     """
     whole = str(text)
     shown = "".join(

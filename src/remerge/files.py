@@ -172,7 +172,7 @@ def disk_errors(what: str, folder: Path) -> Iterator[None]:
         elif error.errno in _FORBIDDEN:
             remedy = "see to its permissions"
         else:
-            remedy = "run it again when that is mended"
+            remedy = "run it again when that is corrected"
         where = error.filename or folder
         raise ToolError(f"{what}: {error.strerror or error} ({where}); {remedy}") from error
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
@@ -22,6 +22,8 @@ from remerge.watchdog import alive
 
 #: Seconds between two lines where there is no terminal.
 INTERVAL_S = 30.0
+#: Seconds until the first of them.
+FIRST_S = 2.0
 
 
 class Bar:
@@ -35,7 +37,8 @@ class Bar:
         self._every_s = every_s
         self._lock = threading.Lock()
         self._done = 0
-        self._begun = self._told = time.monotonic()
+        self._begun = time.monotonic()
+        self._told = self._begun - every_s + min(FIRST_S, every_s)
 
     def advance(self, amount: int) -> None:
         """Add `amount` finished units; a negative amount has to be done again."""
@@ -84,6 +87,72 @@ def note(line: str) -> None:
     """Write a line to standard error, above the bars of a terminal."""
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
+
+
+@contextmanager
+def announce(label: str, *, after_s: float = 1.5) -> Iterator[None]:
+    """Say `label` on standard error if the block takes longer than `after_s` seconds.
+
+    For work that has no measure, such as loading a library.
+    """
+    timer = threading.Timer(after_s, _say, [label])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class Compiling:
+    """Says once in a process that kernels are being compiled, if that takes longer than moments."""
+
+    def __init__(self, after_s: float = 1.5) -> None:
+        self._after_s = after_s
+        self._lock = threading.Lock()
+        self._begun: float | None = None
+        self._open = 0
+        self._said = False
+
+    def be_silent(self) -> None:
+        """Say nothing: whoever compiles says it."""
+        self._said = True
+
+    def begin(self) -> None:
+        """A compilation begins."""
+        with self._lock:
+            self._open += 1
+            if self._begun is not None:
+                self._tell()
+                return
+            self._begun = time.monotonic()
+        timer = threading.Timer(self._after_s, self._look)
+        timer.daemon = True
+        timer.start()
+
+    def end(self) -> None:
+        """A compilation has ended."""
+        with self._lock:
+            self._open -= 1
+
+    def _look(self) -> None:
+        with self._lock:
+            self._tell()
+
+    def _tell(self) -> None:
+        late = time.monotonic() - (self._begun or 0) >= self._after_s
+        if self._open and late and not self._said:
+            self._said = True
+            _say(
+                "compiling kernels for this machine, once: up to a minute "
+                "(`remerge compile` does it beforehand)"
+            )
+
+
+def _say(label: str) -> None:
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"{label} …\n")
+        sys.stderr.flush()
 
 
 def _amount(count: float, unit: str) -> str:

@@ -83,7 +83,7 @@ def test_every_type_under_every_key_is_read_or_refused(name: str) -> None:
 #: Targets whose first byte chooses what the rest is.
 CHOOSING = (
     *("recipe", "pin", "pickle", "tokenizer"),
-    *("manifest", "signature", "dvc_lock", "choice", "vocabulary"),
+    *("manifest", "signature", "dvc_lock", "choice", "vocabulary", "mergekit", "model_json"),
 )
 
 

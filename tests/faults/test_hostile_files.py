@@ -1,4 +1,4 @@
-"""Rows 24 to 31: files that strangers uploaded."""
+"""Rows 24 to 31: hostile files."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_link_or_fifo_in_place_of_a_file_is_refused_without_waiting(tmp_path: 
             local_files(source, tmp_path)
         remove(target)
         if what == "link_out":
-            continue  # of a folder that the user named himself, a link is his own
+            continue  # in a folder that the user named, a link is the user's own
         for name in ("model.safetensors", "model.safetensors.index.json"):
             place(folder / name)
             with pytest.raises(CheckpointError, match=r"not a regular file|holds neither"):

@@ -121,7 +121,7 @@ def some_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_damaged_gguf_header_is_refused_in_one_line_or_read(
     some_gguf: Path, data: st.DataObject
 ) -> None:
-    """Whatever a stranger's file says, no length leads outside of it."""
+    """Whatever an untrusted file says, no length leads outside of it."""
     whole = some_gguf.read_bytes()
     table_end = read_gguf_header(some_gguf)["a"].offset
     position = data.draw(st.integers(0, table_end - 1))

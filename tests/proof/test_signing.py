@@ -149,7 +149,7 @@ def test_a_changed_signature_is_refused(way, field: str, model: Path, keys: Path
         assert "\n" not in str(caught.value)
 
 
-def test_another_key_and_a_strangers_authority_are_refused(model: Path, keys: Path) -> None:
+def test_another_key_and_another_authority_are_refused(model: Path, keys: Path) -> None:
     signature, _ = with_key(model, keys)
     with pytest.raises(SignatureError):
         verify_signature(model, signature, public_key=keys / "other.pub")

@@ -177,7 +177,7 @@ HOSTILE = "</title><script>alert(1)</script>\"'`|\n\x1b[31m\u202e| `x` [a](javas
 
 @pytest.fixture
 def hostile_build(small_build: Build) -> Build:
-    """The same with a name from a stranger wherever one can stand."""
+    """The same with a hostile name wherever one can stand."""
     return with_names(small_build, lambda name: f"{name}{HOSTILE}")
 
 

@@ -71,7 +71,7 @@ def test_pins_id_prompt_licences_and_commands_are_there(small_build: Build) -> N
     assert "| LoRA on hermes | limarp |" in text
 
 
-def test_names_of_strangers_change_neither_head_nor_tables(hostile_build: Build) -> None:
+def test_untrusted_names_change_neither_head_nor_tables(hostile_build: Build) -> None:
     text = card(hostile_build)
     read = ModelCard(text)
     model_index_to_eval_results(metadata(hostile_build)["model-index"])

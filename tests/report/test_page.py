@@ -70,7 +70,7 @@ def test_every_picture_says_in_words_what_it_shows(small_build: Build) -> None:
     assert all(a["role"] == "img" and a["aria-label"] for a in pictures)
 
 
-def test_names_of_strangers_stay_text(small_build: Build, hostile_build: Build) -> None:
+def test_untrusted_names_stay_text(small_build: Build, hostile_build: Build) -> None:
     plain, hostile = Elements(page(small_build)), Elements(page(hostile_build))
     assert hostile.count("script") == 0
     assert {tag for tag, _ in hostile.found} <= {tag for tag, _ in plain.found}

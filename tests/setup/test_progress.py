@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from remerge.progress import track
+from remerge.progress import FIRST_S, INTERVAL_S, Compiling, announce, track
 
 LINE = r"fetch base: \d+ %, \d\.\d\d GB of 4\.00 GB, [\d.]+ [GM]B a second, [\d.]+ (s|min|h) left"
 
@@ -55,3 +55,28 @@ def test_on_a_terminal_there_is_a_bar() -> None:
     shown = os.read(ours, 10_000).decode()
     os.close(ours)
     assert "ties: 100%|" in shown
+
+
+def test_slow_work_without_a_measure_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    with announce("loading", after_s=0.05):
+        time.sleep(0.3)
+    with announce("loading", after_s=5):
+        pass
+    assert capsys.readouterr().err == "loading …\n"
+
+
+def test_compiling_is_said_once_and_only_if_slow(capsys: pytest.CaptureFixture[str]) -> None:
+    quick = Compiling(after_s=5)
+    quick.begin()
+    quick.end()
+    slow = Compiling(after_s=0.05)
+    for _ in range(3):
+        slow.begin()
+        time.sleep(0.15)
+        slow.end()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("compiling kernels for this machine, once")
+
+
+def test_first_line_in_a_log_comes_within_two_seconds() -> None:
+    assert FIRST_S <= 2.0 < INTERVAL_S

@@ -210,7 +210,7 @@ def test_a_shard_that_cannot_be_flushed_stops_the_work(
 
     monkeypatch.setattr(units, "_compute", slow)
     monkeypatch.setattr(units.os, "fsync", fails)
-    with pytest.raises(ToolError, match=r"writing .*Input/output error; mend that and run"):
+    with pytest.raises(ToolError, match=r"writing .*Input/output error; correct that and run"):
         build_shards(plan, tmp_path, 1)
     assert len(computed) < sum(len(shard.tensors) for shard in plan.shards)
     assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob(".*"))

@@ -1,4 +1,4 @@
-"""JSON from strangers: what no other program could read again is refused where it is read."""
+"""Untrusted JSON: what no other program could read again is refused where it is read."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def _ask(ray: Any, nodes: Sequence[Node], question: Question) -> list[Any]:
                 answers.append(None)
                 continue
             raise ToolError(
-                f"node {node.name} does not answer when it is looked at: {why_lost(error)}; mend "
+                f"node {node.name} does not answer when it is looked at: {why_lost(error)}; repair "
                 "or remove the node and run it again: finished shards are kept"
             ) from None
     return answers

@@ -43,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
+    from remerge.progress import announce
     from remerge.runtimes.chat import Settings
     from remerge.runtimes.child import open_watched
     from remerge.vocabulary.prompts import ALPACA_STOP
@@ -55,9 +56,11 @@ def run(options: argparse.Namespace) -> None:
         stop=() if options.raw else (ALPACA_STOP,),
     )
     limits = limits_of(options, [options.model])
-    with closing(
-        open_watched(options.model, context=options.context, threads=options.threads, limits=limits)
-    ) as speaker:
+    with announce(f"loading {options.model}"):
+        opened = open_watched(
+            options.model, context=options.context, threads=options.threads, limits=limits
+        )
+    with closing(opened) as speaker:
         if options.prompt is not None:
             _Conversation(speaker, settings, options).answer(options.prompt)
         else:

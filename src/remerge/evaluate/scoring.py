@@ -17,6 +17,7 @@ from remerge.errors import RecipeError
 from remerge.evaluate.results import TRANSFORMERS, suite_as_json, summarise
 from remerge.evaluate.suite import Suite, with_settings
 from remerge.files import write_text
+from remerge.progress import announce
 from remerge.runtimes.loadable import require_loadable
 from remerge.runtimes.offline import offline
 from remerge.runtimes.programs import quant_at
@@ -97,9 +98,10 @@ def score_many(
     """
     suite = with_settings(suite, batch_size=batch_size, device=device, dtype=dtype, limit=limit)
     require_models(models)
-    from remerge.evaluate.run import Run
+    with announce("loading torch, transformers and lm-eval"):
+        from remerge.evaluate.run import Run
 
-    tasks = _all_tasks(suite)
+        tasks = _all_tasks(suite)
     results = {}
     for model in models:
         run = Run(model.name, model.folder, suite, Path(scratch) if scratch else None)

@@ -6,9 +6,9 @@
 
 The compiler's own cache believes whatever lies in it: a file that was cut ends in a traceback, and
 machine code with a flipped bit is run. Here a file begins with the SHA-256 of the rest and with
-what it was compiled from and for; one that does not match is compiled again, without a word. A
-kernel is also compiled again when another file of its room changed: functions of those are inlined
-in it, and the compiler's own cache looks at the kernel's file alone.
+what it was compiled from and for; one that does not match is compiled again silently. A
+kernel is also compiled again when another file of its folder changed: functions of those are
+inlined in it, and the compiler's own cache looks at the kernel's file alone.
 
 Files lie in `__pycache__` beside the source, or below NUMBA_CACHE_DIR. What lies there is code that
 runs, so a folder that others can write to is passed over for a private one below ~/.cache. Where
@@ -33,6 +33,7 @@ import llvmlite
 import numpy as np
 
 from remerge.errors import ToolError
+from remerge.progress import Compiling
 
 # numba takes settings from this file of whatever folder it is started in, the place of its cache
 # among them, whose files are code: a downloaded folder must not have a say in that.
@@ -51,6 +52,8 @@ from remerge.files import create, temporary_path
 from remerge.ownership import is_ours_alone
 
 _DIGEST_BYTES = 32
+#: Tells that kernels are compiled.
+COMPILING = Compiling()
 
 
 def _load_without_blas() -> None:
@@ -128,10 +131,14 @@ class _CheckedCache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         # A file that is whole and that this compiler still cannot take: one more reason to compile.
         with suppress(Exception):
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
+            if found is not None:
+                return found
+        COMPILING.begin()
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        COMPILING.end()
         # A full or read-only disk costs the next process a compilation and nothing else.
         with suppress(OSError):
             super().save_overload(sig, data)

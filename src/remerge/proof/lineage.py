@@ -113,9 +113,9 @@ def digest_files(folder: Path, threads: int | None = None) -> dict[str, str]:
     return {str(p.relative_to(folder)): d for p, d in zip(paths, digests, strict=True)}
 
 
-#: What is installed. `dvc.yaml`, on which DVC lets no stage depend, is left to the commit.
 #: Suffixes of code: modules, and templates of the report.
 _CODE = (".py", ".j2", ".css")
+#: What is installed. `dvc.yaml`, on which DVC lets no stage depend, is left to the commit.
 _LOCKS = ("requirements/run.txt", "requirements/torch.txt", "requirements/torch-cpu.txt")
 
 

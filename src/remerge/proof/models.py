@@ -159,7 +159,7 @@ def read_bytes(info: TensorInfo, start: int = 0, stop: int | None = None) -> np.
         return np.empty(0, np.uint8)
     if isinstance(info, PickledInfo):
         return info.held.bytes_u8()[start:stop].copy()
-    # Not a map of the tensor: one of our own, so that blocks may be unaligned in a stranger's file.
+    # Not a map of the tensor: one of our own, so that blocks may be unaligned in an untrusted file.
     data = np.fromfile(info.path, np.uint8, stop - start, offset=info.offset + start)
     if data.size != stop - start:
         raise CheckpointError(f"{info.path}: ends within tensor {printable(info.name)!r}")

@@ -5,7 +5,7 @@
 Three files: `provenance.json`, an in-toto statement (v1) whose predicate is SLSA provenance v1;
 `bom.cdx.json`, a CycloneDX bill of materials; `SHA256SUMS`, for `sha256sum --check` in the root of
 the project. Like any other output they are a function of inputs and parameters: no time, host or
-path is in them, so a stranger's rebuild gives the same statement and can be compared with it.
+path is in them, so anybody's rebuild gives the same statement and can be compared with it.
 
 The statement claims no trusted builder. What makes it true is that anybody can repeat the build.
 docs/provenance.md says what each field means, as SLSA asks of a build type.

@@ -16,7 +16,9 @@ from typing import Any
 from remerge.code import ITEMS
 from remerge.errors import RecipeError
 from remerge.quantize.formats import FORMATS, choose
+from remerge.recipes.by_hand import commands
 from remerge.recipes.graph import Graph, Input, read_graph
+from remerge.recipes.methods import GradientSection, TiesSection
 from remerge.recipes.pins import Pin, check_uses, digest
 from remerge.recipes.schema import (
     SECTIONS,
@@ -33,11 +35,7 @@ from remerge.schema import nearest, shown
 #: What a person writes; the rest of `params.yaml` is derived from it.
 WRITTEN = ("recipe", "ties", "gradient", "eval", "quantize", "execution")
 DERIVED = ("pins", "fetch", "bake_loras", "places", "quantize_eval", "report")
-_OWN_PROJECT = (
-    "this repository builds two TIES parts p1 and p2 and a gradient merge of both; another graph "
-    "needs a project of its own (`remerge new`, in preparation): until then merge step by step "
-    "with `remerge ties` and `remerge gradient`"
-)
+_SHAPE = "this repository builds two TIES parts p1 and p2 and a gradient merge of both"
 
 
 def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
         read_section(model, params, name)
     graph = read_graph(recipe, pins)
     check_uses(pins, graph.sources, graph.references)
-    _check_shape(recipe, graph)
+    _check_shape(recipe, graph, _advice(recipe, graph, pins, params))
     settings = read_section(Quantize, params, "quantize")
     evaluation = params["eval"]
     parts = {part: _folders(graph, part) for part in PARTS}
@@ -124,16 +122,34 @@ def _in_written_order(recipe: Recipe, graph: Graph) -> dict[str, tuple[Input, In
     return {name: graph.bakes[name] for name in recipe.bakes if name in graph.bakes}
 
 
-def _check_shape(recipe: Recipe, graph: Graph) -> None:
+def _advice(
+    recipe: Recipe, graph: Graph, pins: Mapping[str, Pin], params: Mapping[str, Any]
+) -> str:
+    """What builds a graph of another shape."""
+    by_hand = commands(
+        recipe,
+        graph,
+        pins,
+        read_section(TiesSection, params, "ties"),
+        read_section(GradientSection, params, "gradient"),
+    )
+    step_by_step = f": {' && '.join(by_hand)}" if by_hand else ""
+    return (
+        f"{_SHAPE}; any other recipe, of one step too, is merged by hand{step_by_step}; or "
+        "write it as a mergekit file for `remerge merge FILE OUT`"
+    )
+
+
+def _check_shape(recipe: Recipe, graph: Graph, advice: str) -> None:
     """RecipeError unless the graph is the one that this repository's `dvc.yaml` has stages for."""
     methods = {name: recipe.merges[name].method for name in graph.merges}
     if methods != {"p1": "ties", "p2": "ties", "final": "gradient"} or recipe.result != "final":
-        raise RecipeError(f"recipe.merges: {_OWN_PROJECT}")
+        raise RecipeError(f"recipe.merges: {advice}")
     final = recipe.merges["final"]
     if [read.name for read in graph.merges["final"][1].values()] != list(PARTS):
-        raise RecipeError(f"recipe.merges.final.models: expected [p1, p2]; {_OWN_PROJECT}")
+        raise RecipeError(f"recipe.merges.final.models: expected [p1, p2]; {advice}")
     if graph.base.is_node or any(m.base for m in (*recipe.merges.values(), final)):
-        raise RecipeError(f"recipe: a base of a node's own; {_OWN_PROJECT}")
+        raise RecipeError(f"recipe: a base of a node's own; {advice}")
     if any(use.vocabulary for use in final.models.values()):
         raise RecipeError("recipe.merges.final: both parts have the base's vocabulary already")
     for part in PARTS:
@@ -141,7 +157,7 @@ def _check_shape(recipe: Recipe, graph: Graph) -> None:
         if any(
             read.name in graph.merges and read.is_node for read in graph.merges[part][1].values()
         ):
-            raise RecipeError(f"recipe.merges.{part}.models: {_OWN_PROJECT}")
+            raise RecipeError(f"recipe.merges.{part}.models: {advice}")
         if len(folders) > PLACES:
             raise RecipeError(
                 f"recipe.merges.{part}.models: {len(folders)} models, but this repository's "

@@ -1,4 +1,4 @@
-"""Markdown from values: names of strangers stay text in a card's paragraphs and tables.
+"""Markdown from values: untrusted names stay text in a card's paragraphs and tables.
 
 >>> table(["model", "score"], [[text("a|b"), "70.0"]])
 """

@@ -2,7 +2,7 @@
 
 >>> release(Path("release"), formats=["gguf_q4_k_m"])
 
-Nothing is copied where a hard link does: the folder costs no room beside the pipeline's outputs.
+Nothing is copied where a hard link does: the folder takes no space beside the pipeline's outputs.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ from remerge.runtimes.programs import (
 )
 from remerge.watchdog import alive
 
+#: Parameters of a model that one thread runs fastest.
+SMALL = 50_000_000
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -92,7 +95,6 @@ class Transformers:
         alive("load")
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        torch.set_num_threads(threads)
         try:
             # What unpacks a GPTQ folder draws bars, whatever it is told.
             with redirect_stderr(io.StringIO()):
@@ -103,6 +105,9 @@ class Transformers:
             raise ToolError(
                 f"{folder}: transformers does not load it ({in_a_line(error)})"
             ) from None
+        # Threads only hinder one another where a matrix product is done before the second wakes up.
+        small = self._model.num_parameters() < SMALL
+        torch.set_num_threads(1 if small else threads)
         self._context = int(getattr(self._model.config, "max_position_embeddings", 2048))
 
     def _load(self, folder: Path) -> None:

@@ -23,7 +23,7 @@ def require_ieee_arithmetic() -> None:
     """ToolError if this thread flushes subnormal numbers to zero or does not round to nearest.
 
     Both are switches of the processor that any library in the process may set, and that threads
-    inherit from the one that starts them: the result would be other bytes, without a word.
+    inherit from the one that starts them: the result would silently be other bytes.
     """
     one, smallest = np.float32(1), np.float32(2.0**-149)
     half_step = np.float32(2.0**-24)

@@ -251,7 +251,7 @@ def _failure(label: str, what: str, error: OSError | MemoryError) -> ToolError:
             f"{label}: out of memory or address space; allow more, or use fewer threads "
             "(REMERGE_THREADS=1), and run it again: finished shards are kept"
         )
-    remedy = "free some space and" if error.errno in _NO_ROOM else "mend that and"
+    remedy = "free some space and" if error.errno in _NO_ROOM else "correct that and"
     return ToolError(
         f"{label}: {what}: {error.strerror or error}; {remedy} run it again: finished shards are "
         "kept"

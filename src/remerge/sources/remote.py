@@ -96,7 +96,7 @@ def _pickle_header(
             try:
                 records = _records(Path(holes.name), path)
                 break
-            # A stranger's archive may ask for what the library does not know.
+            # An untrusted archive may ask for what the library does not know.
             except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
                 if tail == 0 or size - tail > _SMALL_RECORD:
                     raise CheckpointError(

@@ -15,8 +15,8 @@ from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
 
 
-def bake(name: str) -> None:
-    """Bake the entry `name` of the recipe's bakes."""
+def bake(name: str) -> Path:
+    """Bake the entry `name` of the recipe's bakes; return its folder."""
     params = read_params()
     recipe = params.recipe
     entry = item(params.tables.bake_loras, name, "bake_loras")
@@ -36,6 +36,7 @@ def bake(name: str) -> None:
         threads=thread_count(),
         **execution(params.execution),
     )
+    return Path(entry.out)
 
 
 if __name__ == "__main__":

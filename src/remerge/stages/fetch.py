@@ -19,8 +19,8 @@ from remerge.stages.params import item, read_params
 from remerge.stages.running import SCRATCH, item_name, run
 
 
-def fetch(name: str) -> None:
-    """Fetch the source `name` of the recipe."""
+def fetch(name: str) -> Path:
+    """Fetch the source `name` of the recipe; return its folder."""
     params = read_params()
     out = Path(item(params.tables.fetch, name, "fetch"))
     pins = pins_of(params.whole)
@@ -50,6 +50,7 @@ def fetch(name: str) -> None:
                 shard_bytes=params.recipe.shard_bytes,
                 threads=thread_count(),
             )
+    return out
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
 
 
-def blend() -> None:
-    """Blend `merged/p1` and `merged/p2` into `merged/final`."""
-    params = read_params()
+def blend() -> Path:
+    """Blend `merged/p1` and `merged/p2` into `merged/final`, which is returned."""
+    params, out = read_params(), Path("merged/final")
     recipe, section, node = params.recipe, params.gradient, params.recipe.merges.get("final")
     if not isinstance(node, Node):
         raise RecipeError("recipe.merges.final is no gradient merge; compose params.yaml again")
@@ -57,13 +57,14 @@ def blend() -> None:
         )
         build(
             plan,
-            Path("merged/final"),
+            out,
             companions=companions,
             config_changes=changes,
             scratch=SCRATCH,
             threads=thread_count(),
             **execution(params.execution),
         )
+    return out
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from remerge.yaml_text import read_yaml
 CONF = Path("conf")
 
 
-def report() -> None:
-    """Write `metrics.json` and `report/` from the places that the recipe fills."""
+def report() -> Path:
+    """Write `metrics.json` and `report/`, which is returned, from the places of the recipe."""
     composed_params = read_params().whole
     params = described(composed_params, pins_of(composed_params))
     build = collect(params, overrides(composed_params))
@@ -38,6 +38,7 @@ def report() -> None:
     for name, rows in plots(build).items():
         write_json(folder / "plots" / f"{name}.json", rows)
     write_provenance(read_lineage(Path(), params, materials=read_materials(Path(), params)), folder)
+    return folder
 
 
 def overrides(params: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,23 @@ import remerge.kernels  # noqa: F401
 from remerge.errors import line_of
 from remerge.lock_copy import keep_copy
 from remerge.recipes.schema import Execution
+from remerge.stages.summary import summary
 
 #: Work in progress: outside of every stage's outputs, so that DVC never deletes it.
 SCRATCH = Path("scratch")
 
 
-def run(stage: Callable[..., Any], *arguments: str) -> None:
-    """Run `stage(*arguments)` as a process's whole work, whose exit status says how it went."""
+def run(stage: Callable[..., Path], *arguments: str) -> None:
+    """Run `stage(*arguments)` as a process's whole work, whose exit status says how it went.
+
+    A stage returns the folder that it made, of which a last line tells.
+    """
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
+    begun = time.monotonic()
     try:
         keep_copy(Path())
-        stage(*arguments)
+        print(summary(stage(*arguments), time.monotonic() - begun), flush=True)
     except KeyboardInterrupt:
         sys.exit("interrupted; finished shards are kept, run it again to go on")
     except Exception as error:

@@ -23,10 +23,10 @@ from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
 
 
-def merge_part(part: str) -> None:
-    """Merge the models of `recipe.merges.<part>` into `merged/<part>`."""
+def merge_part(part: str) -> Path:
+    """Merge the models of `recipe.merges.<part>` into `merged/<part>`, which is returned."""
     params = read_params()
-    node, ties = _node(params, part), params.ties
+    node, ties, out = _node(params, part), params.ties, Path("merged") / part
     base_folder = params.tables.places.base
     base = open_checkpoint(base_folder)
     density = ties.density if node.density is None else node.density
@@ -73,13 +73,14 @@ def merge_part(part: str) -> None:
         )
         build(
             plan,
-            Path("merged") / part,
+            out,
             companions=companions,
             config_changes=changes,
             scratch=SCRATCH,
             threads=thread_count(),
             **execution(params.execution),
         )
+    return out
 
 
 def _node(params: Params, part: str) -> Ties:

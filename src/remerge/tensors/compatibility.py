@@ -134,7 +134,7 @@ def fit_tokens(
 
     theirs, ours  the number of every token's text, of the model and of the base
 
-    Names and shapes then fit and a merge would mix unlike tokens without a word. Tokens beyond the
+    Names and shapes then fit and a merge would mix unlike tokens silently. Tokens beyond the
     base's rows do not matter.
     """
     rows = [t.shape[0] for n, t in base.tensors.items() if n.endswith(TOKEN_TENSORS) and t.shape]

@@ -1,10 +1,10 @@
-"""Read the header of a safetensors file that a stranger wrote.
+"""Read the header of an untrusted safetensors file.
 
 >>> read_header(path)["model.norm.weight"].shape
 
 The header is an 8-byte little-endian length, then JSON. The reference reader maps whatever the JSON
 says; this one first checks everything that it says against the file, because a merge that reads the
-wrong bytes ends in a model that is wrong without a word: sizes, ranges, holes, overlaps, names
+wrong bytes ends in a model that is silently wrong: sizes, ranges, holes, overlaps, names
 given twice, types, products that overflow.
 """
 

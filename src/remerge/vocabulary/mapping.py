@@ -43,7 +43,7 @@ class Mapped:
 def require_same_tokens(donor: Checkpoint, base: Checkpoint) -> None:
     """CheckpointError if the donor has a token of the base at another row of its embedding.
 
-    Names and shapes then fit and the merge would mix unlike tokens without a word. Tokens beyond
+    Names and shapes then fit and the merge would mix unlike tokens silently. Tokens beyond
     the base's rows do not matter; folders without a tokenizer cannot be compared.
     """
     if has_tokenizer(tokenizer_files(donor.folder)) and has_tokenizer(tokenizer_files(base.folder)):
@@ -89,7 +89,7 @@ def map_vocabulary(donor: Checkpoint, base: Checkpoint, scratch: Path) -> Mapped
                     f"{base.label} has {list(wanted.shape)}"
                 )
             source = _sources(theirs, ours, info.shape[0], wanted.shape[0])
-            # A tensor's name is a stranger's and no file's.
+            # Tensor names are untrusted: never use one as a file name.
             tensors[name] = _write(folder, str(len(notes)), info, wanted, source)
             digest.update(hashlib.sha256(name.encode()).digest() + source.tobytes())
             kept = int(np.count_nonzero(source >= 0))

@@ -5,7 +5,7 @@
 ('<s>', True)
 
 `tokenizer.model` is a protocol buffer of the SentencePiece project (`sentencepiece_model.proto`);
-the few fields needed are read directly, so that no library decides a byte and no stranger's bytes
+the few fields needed are read directly, so that no library decides a byte and no untrusted bytes
 reach one.
 """
 

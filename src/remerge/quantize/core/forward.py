@@ -13,7 +13,7 @@ of transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -113,15 +113,20 @@ def _groups(states: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
 
 
 def log_probabilities(
-    shape: LlamaShape, weights: Weights, windows: Sequence[np.ndarray]
+    shape: LlamaShape,
+    weights: Weights,
+    windows: Sequence[np.ndarray],
+    passed: Callable[[], None] = lambda: None,
 ) -> Iterator[np.ndarray]:
     """For each window of token ids [length] the natural log-probabilities of what follows.
 
     One float64 [length, vocabulary] a window: row i is about the token behind token i.
+    `passed` is called after each layer.
     """
     states = embed(weights, windows)
     for layer in range(shape.layers):
         states = pass_layer(shape, weights, layer, states)
+        passed()
     gain = weights("output_norm", -1)
     head = weights("token_embd" if shape.tied else "output", -1).T
     for group in _groups(states):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from remerge.progress import track
 from remerge.quantize.core.corpus import read_passages
 from remerge.quantize.core.forward import log_probabilities
 from remerge.quantize.core.llama import read_shape
@@ -66,21 +67,28 @@ def measure(
     length = min(length, shape.context)
     passages = read_passages(model_folder, files, shape.vocabulary, length, windows)
     ids = [passage.ids for passage in passages]
-    original = log_probabilities(shape, checkpoint_weights(model_folder, shape), ids)
-    quantized = quantized_weights(quantized_folder, shape, model_folder)
-    rounded = log_probabilities(shape, quantized, ids)
     tokens, same = 0, 0
     loss = reference_loss = divergence = 0.0
-    for passage, before, after in zip(passages, original, rounded, strict=True):
-        following = passage.ids[passage.first :]
-        # Row i is about token i + 1.
-        before, after = (rows[passage.first - 1 : -1] for rows in (before, after))
-        places = np.arange(len(following))
-        reference_loss -= float(before[places, following].sum())
-        loss -= float(after[places, following].sum())
-        divergence += float((np.exp(before) * (before - after)).sum())
-        same += int((before.argmax(axis=1) == after.argmax(axis=1)).sum())
-        tokens += len(places)
+    steps = 2 * shape.layers + len(passages)
+    with track(steps, f"measuring {quantized_folder.name}", unit="step") as bar:
+
+        def passed() -> None:
+            bar.advance(1)
+
+        original = log_probabilities(shape, checkpoint_weights(model_folder, shape), ids, passed)
+        quantized = quantized_weights(quantized_folder, shape, model_folder)
+        rounded = log_probabilities(shape, quantized, ids, passed)
+        for passage, before, after in zip(passages, original, rounded, strict=True):
+            following = passage.ids[passage.first :]
+            # Row i is about token i + 1.
+            before, after = (rows[passage.first - 1 : -1] for rows in (before, after))
+            places = np.arange(len(following))
+            reference_loss -= float(before[places, following].sum())
+            loss -= float(after[places, following].sum())
+            divergence += float((np.exp(before) * (before - after)).sum())
+            same += int((before.argmax(axis=1) == after.argmax(axis=1)).sum())
+            tokens += len(places)
+            bar.advance(1)
     return Quality(
         tokens,
         round(float(np.exp(loss / tokens)), 4),

@@ -53,6 +53,6 @@ def quantized_weights(folder: Path, shape: LlamaShape, model: Path) -> Weights:
     if not (folder / file).is_file():
         raise CheckpointError(f"{folder}: {printable(file, 80)} is missing")
     # Each container on its own: what measures GGUF needs nothing that GPTQ needs.
-    room = importlib.import_module(f"remerge.quantize.{container}.dequantize")
-    weights: Weights = room.open_weights(folder, shape, model)
+    module = importlib.import_module(f"remerge.quantize.{container}.dequantize")
+    weights: Weights = module.open_weights(folder, shape, model)
     return weights

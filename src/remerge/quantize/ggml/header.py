@@ -1,4 +1,4 @@
-"""Where the tensors of a legacy GGML file lie, for a file that a stranger wrote.
+"""Where the tensors of an untrusted legacy GGML file lie.
 
 >>> read_ggml_header(Path("model.ggml"))["layers.0.attention.wq.weight"].dtype
 'Q4_0'

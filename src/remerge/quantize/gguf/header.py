@@ -1,4 +1,4 @@
-"""Where the tensors of a GGUF file lie, for a file that a stranger wrote.
+"""Where the tensors of an untrusted GGUF file lie.
 
 >>> read_gguf_header(Path("model.gguf"))["blk.0.attn_q.weight"].dtype
 'Q4_K'

@@ -1,4 +1,4 @@
-"""Data flows one way: a room of the library imports only what stands before it."""
+"""Data flows one way: a layer of the library imports only what stands before it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.pipeline.closure import SRC, imported
 
-#: From what knows nothing to what knows all; rooms in one line do not know each other.
+#: From what knows nothing to what knows all; names in one line do not know each other.
 FLOW = [
     {"code", "errors", "formatting", "yaml_text"},
     {"watchdog"},
@@ -29,17 +29,17 @@ FLOW = [
     {"commands", "stages"},
     {"cli"},
 ]
-PLACE = {room: place for place, rooms in enumerate(FLOW) for room in rooms}
+PLACE = {name: place for place, names in enumerate(FLOW) for name in names}
 LIBRARY = SRC / "remerge"
 
 
-def room_of(path: Path) -> str:
+def layer_of(path: Path) -> str:
     return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("room", sorted(PLACE))
-def test_a_room_imports_only_rooms_before_it(room: str) -> None:
-    files = [p for p in LIBRARY.rglob("*.py") if room_of(p) == room]
+@pytest.mark.parametrize("layer", sorted(PLACE))
+def test_a_layer_imports_only_layers_before_it(layer: str) -> None:
+    files = [p for p in LIBRARY.rglob("*.py") if layer_of(p) == layer]
     assert files
     against = {
         f"{path.relative_to(LIBRARY)} imports {module}"
@@ -47,11 +47,11 @@ def test_a_room_imports_only_rooms_before_it(room: str) -> None:
         for module in imported(path)
         if module.startswith("remerge.")
         for other in [module.split(".")[1]]
-        if other in PLACE and other != room and PLACE[other] >= PLACE[room]
+        if other in PLACE and other != layer and PLACE[other] >= PLACE[layer]
     }
     assert against == set()
 
 
-def test_every_room_has_its_place() -> None:
-    rooms = {room_of(path) for path in LIBRARY.rglob("*.py")} - {"__init__"}
-    assert rooms == PLACE.keys()
+def test_every_layer_has_its_place() -> None:
+    layers = {layer_of(path) for path in LIBRARY.rglob("*.py")} - {"__init__"}
+    assert layers == PLACE.keys()
