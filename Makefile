@@ -58,7 +58,7 @@ repro: setup ## build the models of the recipe, their scores and the report
 
 # Two clones with caches of their own, so that nothing is taken from here.
 verify: setup ## rebuild the commit twice in other surroundings and compare every artefact
-	python -m remerge.cli verify
+	python -P -m remerge.cli verify
 
 # Sources (which the recipe can fetch again) and baked donors stay here.
 push-models: setup ## send models, formats, scores and report to the remote, without sources
@@ -73,7 +73,7 @@ train: setup ## train the embedded family again (the committed weights are what 
 .PHONY: params formats readme layers docs
 
 params: setup ## compose params.yaml from conf/
-	python -m remerge.stages.compose
+	python -P -m remerge.stages.compose
 
 formats: setup ## write options, places and the docs' table from the rows of the formats
 	python docs/formats.py

@@ -10,7 +10,13 @@
 Names are loaded on first use, so that importing the package costs nothing.
 """
 
-from __future__ import annotations
+import sys  # alone and first: `from __future__ import …` would already look for a module
+
+# `python -m remerge.cli` would look for every module in the present folder first, which may be one
+# that is looked at because nobody trusts it. Python sets this name while it looks for the module of
+# `-m`, and only then; `-P` leaves the folder out from the beginning.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    del sys.path[0]
 
 import importlib
 from typing import Any

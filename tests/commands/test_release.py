@@ -158,3 +158,85 @@ def test_a_release_from_a_hub_verifies(
         with suppress(CheckpointError):
             assert check_folder(got).problems, name
         flip_bit(got / name, 5)
+
+
+CARD = """\
+---
+license: mit
+---
+
+# My Model
+
+The model is {id}.
+
+## Formats
+
+| format | runs in |
+|---|---|
+| `gguf_q4_0` | llama.cpp |
+| `gguf_q8_0` | llama.cpp |
+
+Perplexity.
+
+## Rebuild and verify
+
+In a checkout.
+"""
+
+
+def name_formats(project: Path) -> None:
+    """Give the build a card with a title, and manifests that name their file."""
+    identity = identify(project / "merged/final").model_id
+    (project / "report/README.md").write_text(CARD.format(id=identity))
+    for name in ("gguf_q4_0", "gguf_q8_0"):
+        path = project / "quantized" / name / "manifest.json"
+        manifest = json.loads(path.read_text()) | {"file": "model.gguf", "format": name}
+        path.write_text(json.dumps(manifest))
+    places = [p for top in ("merged", "quantized") for p in (project / top).rglob("*")]
+    sums = sorted(str(p.relative_to(project)) for p in places if p.is_file())
+    made = subprocess.run(["sha256sum", *sums], check=True, capture_output=True, text=True)
+    (project / "report/SHA256SUMS").write_text(made.stdout)
+
+
+def test_released_files_and_card_name_the_model(project: Path) -> None:
+    name_formats(project)
+    before = {p: p.read_bytes() for top in ("report", "quantized") for p in Path(top).rglob("*.*")}
+    where = ["--project", "https://example.org/me/p", "--commit", "ab" * 20]
+    assert main(["release", "upload", "--formats", "gguf_q4_0", *where]) == 0
+    assert Path("upload/gguf_q4_0/My-Model.Q4_0.gguf").is_file()
+    card = Path("upload/README.md").read_text()
+    assert "| `gguf_q4_0/My-Model.Q4_0.gguf` | llama.cpp |" in card
+    assert "gguf_q8_0" not in card
+    assert "git clone https://example.org/me/p project" in card
+    assert f"git checkout {'ab' * 20}" in card
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd="upload", check=True)
+    assert not check_folder(Path("upload")).problems
+    assert not check_folder(Path("upload/gguf_q4_0")).problems
+    assert before == {p: p.read_bytes() for p in before}  # outputs are hard links: none is edited
+
+
+def test_card_without_formats_has_no_empty_table(project: Path) -> None:
+    name_formats(project)
+    assert main(["release", "upload"]) == 0
+    card = Path("upload/README.md").read_text()
+    assert "## Formats" not in card and "## Rebuild and verify" in card
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--project", "https://me:secret@example.org/p", "without a password"),
+        ("--project", "https://x.org/a`rm -rf`", "expected an address"),
+        ("--project", "-oProxyCommand=x", "expected"),
+        ("--commit", "main", "expected the 40 digits"),
+    ],
+)
+def test_address_or_commit_that_is_none_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, says: str
+) -> None:
+    name_formats(project)
+    with suppress(SystemExit):
+        assert main(["release", "upload", f"{option}={value}"]) == 1
+    said = capsys.readouterr().err
+    assert says in said and "secret" not in said
+    assert not Path("upload").exists()

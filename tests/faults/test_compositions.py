@@ -1,14 +1,22 @@
-"""Rows 60 to 62: recipes from others, composed by us and by DVC."""
+"""Rows 60 to 63: recipes from others, composed by us and by DVC."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+from omegaconf.resolvers import oc
 
 from remerge.errors import RecipeError
+from remerge.stages import composition
 from remerge.stages.compose import composed
+from remerge.stages.guard import forget_resolvers
 from tests.faults.rows import fault
 from tests.faults.samples import every_sample
 from tests.pipeline.closure import SRC
@@ -86,6 +94,48 @@ def test_no_composition_reads_the_machine(
     assert SECRET not in captured.out + captured.err
 
 
+#: What each sample brings about where nothing guards the composition: in the text or the error.
+EFFECTS = {
+    "reads_a_variable": SECRET,
+    "reads_it_in_parts": SECRET,
+    "reads_by_decoding": r"read: \$\{oc\.env:SECRET\}",  # for the next reader
+    "reads_by_creating": SECRET[:12],  # in the error, shortened
+    "reads_in_a_key": SECRET,
+    "reads_in_defaults": SECRET,
+    "reads_the_clock": r"read: '?20\d\d-",
+    "reads_the_version": r"read: '?3\.1\d",
+    "escapes": r"\$\{oc\.env:SECRET\}",
+    "reads_beside": "elsewhere.yaml' is not in the subpath",  # where what was read is recorded
+}
+
+
+def _remember_resolvers() -> None:
+    for name in ("env", "decode", "create"):
+        OmegaConf.register_new_resolver(f"oc.{name}", getattr(oc, name), replace=True)
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_each_sample_would_do_what_it_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the guard; else its refusal would prove nothing."""
+    monkeypatch.setenv("SECRET", SECRET)
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (tmp_path / "elsewhere.yaml").write_text("# @package _global_\nrecipe:\n  title: other\n")
+    SAMPLES[name](conf / "ties" / f"{name}.yaml")
+    for check in ("check_files", "check_overrides", "check_composed"):
+        monkeypatch.setattr(composition, check, lambda *_: None)
+    monkeypatch.setattr(composition, "forget_resolvers", _remember_resolvers)
+    try:
+        found = composed([f"ties={name}"], conf)
+    except RecipeError as error:
+        found = str(error)
+    finally:
+        forget_resolvers()
+    assert re.search(EFFECTS[name], found), found
+
+
 @fault(
     61,
     "the same by DVC's own composition: `dvc exp run`, `dvc exp run --queue`",
@@ -112,24 +162,52 @@ def test_no_experiment_reads_the_machine(tmp_path: Path) -> None:
 
 @fault(
     62,
-    "a secret that stands in conf/ as it is, say after `dvc exp run -S conf/x.yaml:a=${oc.env:…}`, "
-    "which DVC resolves itself",
+    "`dvc exp run -S conf/x.yaml:a=${oc.env:…}`, which DVC itself resolves and writes there",
+    sees="`error: -S conf/x.yaml:…: DVC writes this into the file itself, where nothing checks it; "
+    "edit the file, or set the parameter (-S key=value)…`",
+    then="the same; DVC has put the file back",
+)
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [(["-S"], "AWS_SECRET_ACCESS_KEY"), (["--set-p"], "HARMLESS"), (["--queue", "-S"], "HARMLESS")],
+)
+def test_dvc_writes_nothing_into_conf_itself(tmp_path: Path, how: list[str], name: str) -> None:
+    project = clone(tmp_path / "clone")
+    secret = f"{SECRET}{os.getpid()}"  # which no file of the clone holds
+    target = f"conf/gradient/stheno.yaml:name=${{oc.env:{name}}}"
+    out = project.run("dvc", "exp", "run", *how, target, expect=1, **{name: secret})
+    assert out.startswith("error: -S conf/gradient/stheno.yaml:…: DVC writes") and secret not in out
+    assert out.count("\n") == 1
+    assert project.run("git", "status", "--porcelain") == ""
+    assert not [
+        path
+        for path in project.folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and secret.encode() in _content(path)
+    ]
+    assert not project.run("git", "for-each-ref", "refs/exps")
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file; what a loose object of git holds."""
+    data = path.read_bytes()
+    if "objects" in path.parts and len(path.name) == 38:
+        return zlib.decompress(data)
+    return data
+
+
+@fault(
+    63,
+    "a secret that stands in conf/ or behind `-S` as it is",
     sees="`error: the parameters hold a secret of the environment; nothing is written`",
     then="the same, until it is taken out of the file",
 )
 def test_no_secret_of_the_environment_is_composed(tmp_path: Path) -> None:
     project = clone(tmp_path / "clone")
     before = project.read("params.yaml")
-    target = "conf/gradient/stheno.yaml:name=${oc.env:AWS_SECRET_ACCESS_KEY}"
-    out = project.run("dvc", "exp", "run", "-S", target, expect=1, AWS_SECRET_ACCESS_KEY=SECRET)
-    assert "hold a secret" in out and SECRET not in out, out
-    assert project.read("params.yaml") == before
-    out = project.run(
-        sys.executable,
-        "-m",
-        "remerge.stages.compose",
-        f"recipe.title={SECRET}",
-        expect=1,
-        HF_TOKEN=SECRET,
-    )
-    assert "hold a secret" in out and SECRET not in out, out
+    for command in (
+        (sys.executable, "-P", "-m", "remerge.stages.compose"),
+        ("dvc", "exp", "run", "-S"),
+    ):
+        out = project.run(*command, f"recipe.title={SECRET}", expect=1, HF_TOKEN=SECRET)
+        assert "hold a secret" in out and SECRET not in out, out
+        assert project.read("params.yaml") == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,27 @@ def test_checking_runs_nothing_of_the_folder(tmp_path: Path) -> None:
     for command in (["check", "model"], ["id", "model"], ["plan", "tiny"], ["repair", "model"]):
         subprocess.run([remerge, *command], cwd=tmp_path, env=variables, capture_output=True)
     assert not (tmp_path / forged.MARK).exists()
+
+
+def test_no_module_comes_from_the_present_folder(tmp_path: Path) -> None:
+    """Of all names of the library and of packages, for the command and for `-m`."""
+    forged.genuine(tmp_path / "model")
+    # What Python loads for `-m` before it finds our package is beyond us; `-P` closes that too.
+    loaded = "import runpy, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    first = subprocess.run([sys.executable, "-P", "-c", loaded], capture_output=True, text=True)
+    known = filter(str.isidentifier, packages_distributions())
+    names = {*sys.stdlib_module_names, *known} - set(first.stdout.split())
+    for name in names - {"remerge"}:
+        program = f"open({str(tmp_path / 'ran')!r}, 'a').write({name + ' '!r})\n"
+        (tmp_path / f"{name}.py").write_text(program)
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    python = [sys.executable, "-m", "remerge.cli"]
+    for command in ([str(Path(sys.executable).with_name("remerge"))], python):
+        done = subprocess.run(
+            [*command, "id", "model"], cwd=tmp_path, env=variables, capture_output=True, text=True
+        )
+        assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
+        assert done.returncode == 0 and done.stdout.endswith("  model\n"), done
 
 
 @pytest.mark.parametrize("text", ["", " ", "12", "z" * 64, "0" * 63, "0" * 65])

@@ -18,6 +18,7 @@ from remerge.errors import SourceError
 from remerge.sources.delivery import Delivery
 from remerge.sources.files import open_files
 from remerge.sources.hub_files import HubFiles
+from remerge.sources.pinned import parse_source
 from tests.sources.conftest import HURRY, Pinned
 from tests.sources.hub_server import Content, Cut, HubServer, Other, Shorter, Status, Whole
 
@@ -388,3 +389,23 @@ def test_a_file_replaced_after_it_was_hashed_is_noticed(
             aside.rename(path)  # moved back: the same inode and bytes
             with pytest.raises(SourceError, match="changed or replaced after it was verified"):
                 files.unchanged("weights.bin")
+
+
+def test_small_files_are_read_as_they_were_hashed(
+    hub: HubServer, pinned: Pinned, tmp_path: Path
+) -> None:
+    """Others can write to a folder of the project and to the hub's cache."""
+    source = pinned(hub.add("some/model", FILES))
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "config.json").write_bytes(b'{"model_type": "llama"}')
+    files = {"config.json": {"sha256": source.files["config.json"].sha256, "size": 23}}
+    local = parse_source("local", {"kind": "model", "path": "local", "files": files})
+    keep = Delivery(keep=True, patience=HURRY.patience)
+    for chosen in (local, source):
+        with open_files(chosen, root=tmp_path, scratch=tmp_path, delivery=keep) as opened:
+            path = opened.all(["config.json"])["config.json"]
+            for other in {*tmp_path.rglob("local/config.json"), *tmp_path.rglob("blobs/*")}:
+                other.write_bytes(b'{"model_type": "other"}')
+            assert path.read_bytes() == b'{"model_type": "llama"}'
+            assert path.parent.stat().st_mode & 0o077 == 0
+        assert not path.exists()

@@ -35,7 +35,7 @@ class SourceFiles(Protocol):
     source: Source
 
     def all(self, names: Iterable[str]) -> dict[str, Path]:
-        """Verified paths of small files."""
+        """Small files, verified, at paths that hold the bytes that were hashed until the end."""
 
     def header(self, name: str) -> dict[str, TensorInfo]:
         """Names, types and shapes of the tensors in a weight file; offsets mean nothing."""

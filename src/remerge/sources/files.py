@@ -13,12 +13,14 @@ verified: what is learned from one is believed only until the file is taken, whi
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from remerge.sources.delivery import Delivery, SourceFiles, read_tensor_table
-from remerge.sources.identity import Identity, require_same, verified_identity
+from remerge.sources.identity import Identity, copy_verified, require_same, verified_identity
 from remerge.sources.pinned import Source, local_paths
 from remerge.tensors.safetensors import TensorInfo
 
@@ -42,14 +44,20 @@ class LocalFiles:
         self._root = root
         self._paths: dict[str, Path] = {}
         self._verified: dict[str, Identity] = {}
+        self._ending = ExitStack()
 
     def _found(self, name: str) -> Path:
         self._paths = self._paths or local_paths(self.source, self._root)
         return self._paths[name]
 
     def all(self, names: Iterable[str]) -> dict[str, Path]:
-        """See SourceFiles."""
-        return {name: self.take(name) for name in names}
+        """See SourceFiles. Copies, in a folder of this process alone."""
+        where = f"source {self.source.name!r}"
+        folder = Path(self._ending.enter_context(tempfile.TemporaryDirectory(prefix="remerge-")))
+        return {
+            name: copy_verified(self._found(name), self.source.files[name], folder / name, where)
+            for name in names
+        }
 
     def header(self, name: str) -> dict[str, TensorInfo]:
         """See SourceFiles."""
@@ -89,4 +97,4 @@ class LocalFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
+        self._ending.close()

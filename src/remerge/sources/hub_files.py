@@ -24,7 +24,7 @@ from remerge.sources import cache
 from remerge.sources.delivery import Delivery, read_tensor_table
 from remerge.sources.download import download, received_bytes
 from remerge.sources.hub import Patience, RepoFile, repo_type, shown_endpoint
-from remerge.sources.identity import Identity, require_same, verified_identity
+from remerge.sources.identity import Identity, copy_verified, require_same, verified_identity
 from remerge.sources.pinned import Source
 from remerge.sources.remote import RangesUnsupported, remote_header
 from remerge.tensors.safetensors import TensorInfo
@@ -68,7 +68,7 @@ class HubFiles:
         names = list(names)
         self._show(names)
         own = self._own_folder()
-        futures = [self._pool.submit(self._bring, name, own / name) for name in names]
+        futures = [self._pool.submit(self._bring_small, name, own / name) for name in names]
         try:
             return {n: f.result() for n, f in zip(names, futures, strict=True)}
         except BaseException:
@@ -161,6 +161,13 @@ class HubFiles:
         if name not in self._wanted:
             self._wanted[name] = self._pool.submit(self._bring, name, self._path(name))
         return self._wanted[name]
+
+    def _bring_small(self, name: str, target: Path) -> Path:
+        """A file of this process alone: the hub's cache is shared with other programs."""
+        found = self._bring(name, target)
+        if found != target:
+            copy_verified(found, self.source.files[name], target, self._where)
+        return target
 
     def _bring(self, name: str, target: Path) -> Path:
         pin, remote = self.source.files[name], self._remote(name)

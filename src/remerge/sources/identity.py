@@ -33,9 +33,7 @@ def verified_identity(path: Path, pin: PinnedFile, where: str) -> Identity:
         SourceError: Size or digest differ, or the file changed while it was read.
         CheckpointError: It is no regular file.
     """
-    size = regular_file_size(path)
-    if size != pin.size:
-        raise SourceError(f"{where}: {path} has {size} bytes, pinned are {pin.size}")
+    _require_size(path, pin, where)
     try:
         with path.open("rb") as opened:
             before = _identity(os.fstat(opened.fileno()))
@@ -51,6 +49,36 @@ def verified_identity(path: Path, pin: PinnedFile, where: str) -> Identity:
     return before
 
 
+def copy_verified(path: Path, pin: PinnedFile, target: Path, where: str) -> Path:
+    """Copy a small file, so that what is read later is what was hashed here.
+
+    Args:
+        path: The file, where others may be able to write.
+        pin: Its size and SHA-256.
+        target: The copy, new, in a folder of this process alone.
+        where: What errors begin with.
+
+    Returns:
+        `target`.
+
+    Raises:
+        SourceError: Size or digest differ.
+        CheckpointError: It is no regular file.
+    """
+    _require_size(path, pin, where)
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(pin.size + 1)
+    except OSError as error:
+        raise SourceError(f"{where}: {path}: {error.strerror}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != pin.sha256:
+        raise SourceError(f"{where}: {path} has SHA-256 {digest}, pinned is {pin.sha256}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    return target
+
+
 def require_same(path: Path, identity: Identity, where: str) -> None:
     """SourceError unless `path` is still the file that had the pinned digest."""
     try:
@@ -62,6 +90,12 @@ def require_same(path: Path, identity: Identity, where: str) -> None:
             f"{where}: {path} was changed or replaced after it was verified; nothing that was read "
             "from it is kept"
         )
+
+
+def _require_size(path: Path, pin: PinnedFile, where: str) -> None:
+    size = regular_file_size(path)
+    if size != pin.size:
+        raise SourceError(f"{where}: {path} has {size} bytes, pinned are {pin.size}")
 
 
 def _identity(status: os.stat_result) -> Identity:

@@ -34,7 +34,13 @@ from remerge.recipes.schema import Quantize, pins_names, read_recipe, read_secti
 from remerge.recipes.tables import Tables
 from remerge.schema import nearest
 from remerge.stages.composed import KEY, overrides_in, record
-from remerge.stages.guard import check_composed, check_files, check_overrides, forget_resolvers
+from remerge.stages.guard import (
+    check_arguments,
+    check_composed,
+    check_files,
+    check_overrides,
+    forget_resolvers,
+)
 
 #: What other parts of the configuration refer to and a recipe may lack.
 _EXAMPLES = {"recipe.prompt": "raw", "recipe.title": "My-Model"}
@@ -170,6 +176,8 @@ def _load(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig
         forget_resolvers()
         check_files(conf)
         check_overrides(overrides)
+        if "dvc.repo.experiments" in sys.modules:
+            check_arguments(sys.argv[1:])
         parsed = OverridesParser.create().parse_overrides(overrides)
         kept, dropped, lists = [], [], {}
         for override, text in zip(parsed, overrides, strict=True):

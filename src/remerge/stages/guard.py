@@ -8,6 +8,7 @@ in its errors: all of this is refused before it begins, and once more in what wa
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,6 +101,31 @@ def check_overrides(overrides: Sequence[str]) -> None:
             check_text(value, "-S")
             if "." not in key and (value.startswith("/") or ".." in value.split("/")):
                 raise RecipeError(f"-S {printable(text, 80)}: is no option of a group of conf/")
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """RecipeError for `dvc exp run -S conf/x.yaml:key=value`, which DVC writes itself, unchecked.
+
+    By then DVC has resolved the value, an environment variable in it too, and changed the file. It
+    puts back a file that git knows when the composition ends with an error.
+
+    Args:
+        arguments: Those of DVC's command line.
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("-S", "--set-param", action="append", default=[])
+    try:
+        given = parser.parse_known_args(arguments)[0].set_param
+    except (argparse.ArgumentError, SystemExit):
+        return  # DVC has read them in another way: this is not its command line
+    for text in given:
+        file, colon, _ = text.partition("=")[0].partition(":")
+        if colon and file != "params.yaml":
+            raise RecipeError(
+                f"-S {printable(file, 80)}:…: DVC writes this into the file itself, where nothing "
+                "checks it; edit the file, or set the parameter (-S key=value). If git does not "
+                "know the file, look into it before you commit it"
+            )
 
 
 def check_composed(config: DictConfig) -> None:

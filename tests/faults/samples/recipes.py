@@ -18,15 +18,17 @@ def _recipe(name: str, what: str, text: str) -> Write:
 
 
 def _value(name: str, what: str, value: str) -> Write:
-    """A file of a merge's settings that sets the recipe's title as well."""
-    return _recipe(name, what, f"# @package _global_\nrecipe:\n  title: {value}\n")
+    """A file of a merge's settings that sets a text of the recipe as well, which tiny does not."""
+    ties = "".join(f"  {line}\n" for line in _TIES.splitlines())
+    text = f"# @package _global_\nrecipe:\n  assumptions:\n    read: {value}\nties:\n{ties}"
+    return _recipe(name, what, text)
 
 
 _value(
     "reads_a_variable", "Writes a token of the environment into params.yaml.", "${oc.env:SECRET}"
 )
 _value("reads_it_in_parts", "Names the resolver by an interpolation.",
-       "'${oc.${gradient.along}:SECRET}'")  # fmt: skip
+       "'${oc.${recipe.assumptions.part}:SECRET}'\n    part: env")  # fmt: skip
 _value("reads_by_decoding", "Hides the resolver in a text that is decoded.",
        "'${oc.decode:\"$\\{oc.env:SECRET\\}\"}'")  # fmt: skip
 _value("reads_by_creating", "Hides the resolver in a value that is created.",
