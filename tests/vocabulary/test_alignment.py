@@ -16,7 +16,7 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from transformers.tokenization_utils_base import AddedToken
 
 from remerge.cli import main
 from remerge.errors import CheckpointError, RecipeError
@@ -200,10 +200,21 @@ def test_union_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
 def real(folder: Path, words: list[str], added: list[Any], seed: int) -> None:
     """A small Llama with a tokenizer that transformers reads."""
     vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    parts = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
+    described = {
+        "version": "1.0",
+        **parts,
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(described))
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+        tokenizer_file=str(folder / "tokenizer.json"),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
     )
     fast.add_tokens(added)
     torch.manual_seed(seed)
