@@ -276,6 +276,12 @@ FINDINGS: tuple[tuple[str, str, str], ...] = (
     ("manifest.json", "an order with numbers in place of names ended in KeyError", "refused"),
     ("tensor names", "superscript digits and numbers of thousands of digits ended in ValueError",
      "ordered as text and by length"),
+    ("code", "random inputs: the name of an entry that asks for code was shown with its control "
+     "characters", "escaped"),
+    ("vocabulary", "a key of thousands of digits in added_tokens_decoder ended in ValueError",
+     "passed over: it is no number of a token"),
+    ("vocabulary", "a token of a megabyte was cut in two in a million ways", "refused"),
+    ("signature", "a bundle of any length and depth was read whole", "bounded, of one form"),
     ("pin", "the fuzzer, in the text of a sources file: a table as the key of a table ends in "
      "TypeError within the YAML library", "refused"),
 )  # fmt: skip

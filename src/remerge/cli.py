@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -17,13 +18,17 @@ from pathlib import Path
 from remerge.errors import RemergeError, line_of, printable
 from remerge.extras import missing_extra
 
-#: verb → one line of help; the module has the verb's name, with `_` for `-`.
+#: verb → one line of help; the module has the verb's name, see `_module`.
 VERBS: dict[str, str] = {
     "plan": "say what a recipe downloads, keeps and takes, before anything runs",
     "use": "choose the recipe in use and values of its parameters, or show the choice",
     "compare": "compare experiments: what was changed, mean, scores, size",
     "pin": "resolve the sources of a recipe to commits and digests, or check that they hold",
     "merge": "run a mergekit YAML file, with every method, exact to the bit",
+    "new": "make a project of your own for a recipe or a mergekit file",
+    "sync": "bring a project that `new` made up to its edited recipe",
+    "import": "turn a mergekit YAML file into a recipe",
+    "export": "write a recipe as mergekit YAML, where mergekit can do what it says",
     "bake": "bake a LoRA adapter into a model",
     "ties": "merge donors into a base by TIES (trim, elect sign, merge)",
     "gradient": "blend two models by a ratio that changes along them",
@@ -71,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 verb, help=help_line, formatter_class=argparse.RawDescriptionHelpFormatter
             )
             if verb == chosen:
-                module = importlib.import_module(f"remerge.commands.{verb.replace('-', '_')}")
+                module = importlib.import_module(f"remerge.commands.{_module(verb)}")
                 subparser.description = module.__doc__
                 module.arguments(subparser)
                 subparser.set_defaults(run=module.run)
@@ -98,6 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if line is None:
             raise
         return _failed(line)
+
+
+def _module(verb: str) -> str:
+    """The module of a verb; `import` is a word of Python."""
+    return f"{verb}_" if keyword.iskeyword(verb) else verb.replace("-", "_")
 
 
 def _failed(line: str) -> int:

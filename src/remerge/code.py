@@ -77,7 +77,6 @@ STAGES: dict[str, tuple[str, ...]] = {
     "gradient": (
         "methods/gradient.py",
         "methods/gradient_kernel.py",
-        *_TIES,
         *_MERGE,
         "stages/gradient.py",
     ),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file
 
 SMALL = {
     "vocab_size": 64,
@@ -145,6 +146,36 @@ def load(folder: Path) -> torch.nn.Module:
     model, info = family.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(info.values()), info
     return model.eval()
+
+
+def places(row: str, folder: Path, **settings: Any) -> dict[str, tuple[Any, ...]]:
+    """Stored names of a model and where transformers has the tensor that each is part of.
+
+    Every parameter is filled with its place in the state dict, so that stored values tell it.
+    Experts that one module holds in two tensors count as one place, in which a stored expert comes
+    by its number and then by the name of its part, in the order of the forward pass.
+    """
+    # Untied: a tied head would overwrite the place of the embedding.
+    model = build(row, **{**settings, "tie_word_embeddings": False})
+    held = model.state_dict()
+    first = {}
+    with torch.no_grad():
+        for place, (name, tensor) in enumerate(held.items()):
+            module = name.rpartition(".")[0]
+            experts = module if module.endswith("experts") else name
+            tensor.fill_(first.setdefault(experts, place))
+    model.save_pretrained(folder)
+    found = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        place = int(tensor.flatten()[0])
+        assert (tensor == place).all()
+        parts = name.split(".")
+        number, part = 0, list(held).index(name) if name in held else 0
+        if "experts" in parts and parts[parts.index("experts") + 1].isdigit():
+            number = int(parts[parts.index("experts") + 1])
+            part = ("gate_proj", "w1", "up_proj", "down_proj", "w2", "w3").index(parts[-2])
+        found[name] = (place, number, part)
+    return found
 
 
 def logits(model: torch.nn.Module) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from remerge.errors import CheckpointError
+from remerge.merge.donors import mapping_folder, open_donor
 from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of
@@ -110,3 +112,47 @@ def test_untied_model_without_head_is_refused(tmp_path: Path) -> None:
         one, two = map(open_checkpoint, pair)
         with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
             plan_ties(one, [Donor(two, 1.0)], TiesSettings(), dtype="F32", shard_bytes=10**9)
+
+
+def tokenized(folder: Path, order: list[int]) -> Path:
+    """Give a model a tokenizer whose token of row i is that of row order[i] of the others."""
+    vocabulary = {f"token {text}": row for row, text in enumerate(order)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    return folder
+
+
+@pytest.mark.parametrize("kinds", [("tied", "own"), ("copy", "tied"), ("own", "own")])
+@pytest.mark.parametrize("base", ["tied", "own"])
+def test_tied_and_untied_donors_are_mapped_by_token(
+    tmp_path: Path, base: str, kinds: tuple[str, str]
+) -> None:
+    plain, moved = list(range(64)), list(reversed(range(64)))
+    first = tokenized(save(tmp_path / "base", 1, base), plain)
+    model_ids = []
+    for order, rule in ((plain, None), (moved, "map")):
+        donors = []
+        with mapping_folder(tmp_path / "scratch") as mapped:
+            for number, kind in enumerate(kinds):
+                folder = tmp_path / f"{rule} {number}"
+                tokenized(save(folder, 2 + number, kind), order)
+                weights = load_file(folder / "model.safetensors")
+                rows = {name: weights[name][order] for name in (EMBEDDING, HEAD) if name in weights}
+                save_file(weights | rows, folder / "model.safetensors", metadata={"format": "pt"})
+                donors.append(
+                    open_donor(
+                        folder,
+                        open_checkpoint(first),
+                        density=0.5,
+                        vocabulary=rule,
+                        mapped=mapped,
+                        label=f"{number}",
+                    )
+                )
+            plan = plan_ties(
+                open_checkpoint(first), donors, TiesSettings(), dtype="F32", shard_bytes=10**9
+            )
+            manifest, weights = written(plan, tmp_path / f"out {rule}", first)
+        model_ids.append(manifest["model_id"])
+        assert (HEAD in weights) is (base == "own" or "own" in kinds)
+        models.load(tmp_path / f"out {rule}")
+    assert model_ids[0] == model_ids[1]

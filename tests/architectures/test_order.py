@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
-from safetensors.torch import load_file
 
 from remerge.architectures.order import state_dict_order
 from tests.architectures import models
@@ -31,39 +29,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def places(row: str, settings: dict[str, Any], folder: Path) -> dict[str, tuple[Any, ...]]:
-    """Stored names of a model and where transformers has the tensor that each is part of.
-
-    Every parameter is filled with its place in the state dict, so that stored values tell it.
-    Experts that one module holds in two tensors count as one place, in which a stored expert comes
-    by its number and then by the name of its part, in the order of the forward pass.
-    """
-    model = models.build(row, **settings)
-    held = model.state_dict()
-    first = {}
-    with torch.no_grad():
-        for place, (name, tensor) in enumerate(held.items()):
-            module = name.rpartition(".")[0]
-            experts = module if module.endswith("experts") else name
-            tensor.fill_(first.setdefault(experts, place))
-    model.save_pretrained(folder)
-    found = {}
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        # A tied head is the embedding, which comes first.
-        place = int(tensor.flatten()[0])
-        assert (tensor == place).all()
-        parts = name.split(".")
-        number, part = 0, list(held).index(name) if name in held else 0
-        if "experts" in parts and parts[parts.index("experts") + 1].isdigit():
-            number = int(parts[parts.index("experts") + 1])
-            part = ("gate_proj", "w1", "up_proj", "down_proj", "w2", "w3").index(parts[-2])
-        found[name] = (place, number, part)
-    return found
-
-
 @pytest.mark.parametrize(("row", "settings"), VARIANTS)
 def test_order_is_that_of_transformers(tmp_path: Path, row: str, settings: dict[str, Any]) -> None:
-    expected = places(row, {**settings, "tie_word_embeddings": False}, tmp_path)
+    expected = models.places(row, tmp_path, **settings)
     config = transformers.AutoConfig.from_pretrained(tmp_path).to_dict()
     names, known = state_dict_order(config, sorted(expected, reverse=True))
     assert known

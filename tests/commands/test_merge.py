@@ -202,3 +202,16 @@ def test_wrong_file_ends_in_one_line(say: Say) -> None:
     for name in ("merge.yml", "absent.yml", "."):
         status, said = say("merge", name, "out")
         assert (status, len(said.splitlines())) == (1, 1)
+
+
+def test_plan_prints_the_table_of_every_document(say: Say) -> None:
+    model("a", 1), model("b", 2)
+    text = f"name: first\n{LINEAR}---\nmerge_method: passthrough\nmodels: [{{model: first}}]\n"
+    status, said = say("plan", write(text))
+    lines = said.splitlines()
+    assert status == 0
+    assert lines[0] == "# first: 21 tensors"
+    assert lines[1].startswith("model.embed_tokens.weight F16 40×32 linear(a, b)")
+    assert "weight=0.25,0.75" in lines[1]
+    assert lines[22] == "# merge: 21 tensors"
+    assert not Path("out").exists()

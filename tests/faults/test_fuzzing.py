@@ -58,6 +58,9 @@ FOUND = [
     ("adapter", {"modules_to_save": 1}),
     ("adapter", {"lora_alpha": int("9" * 400)}),
     ("tokenizer", {"added_tokens": [{"id": []}]}),
+    ("code", {"_attn_implementation\x01": "a/b"}),
+    ("vocabulary", {"added_tokens_decoder": {"9" * 5000: {"content": "x"}}}),
+    ("signature", {"predicate": {"resources": [{"name": [], "digest": {}}]}}),
 ]
 
 

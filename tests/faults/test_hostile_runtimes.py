@@ -324,6 +324,25 @@ def test_ctrl_c_ends_command_and_runtime_in_one_line(talking: subprocess.Popen[s
     assert gone(child)
 
 
+@pytest.mark.full
+def test_ctrl_c_ends_score_and_its_runtime_in_one_line(suite: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    gguf_file(path)
+    command = [sys.executable, "-m", "remerge.cli", "score", str(path), *suite]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        while process.poll() is None and not children_of(process.pid):
+            time.sleep(0.02)
+        (child,) = children_of(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.startswith("interrupted; ") and said.count("\n") == 1
+    assert gone(child)
+
+
 def test_an_answer_comes_piece_by_piece(tmp_path: Path) -> None:
     from remerge.runtimes.chat import Settings
     from remerge.runtimes.child import open_watched

@@ -1,8 +1,10 @@
-"""Rows 70 to 72: every verb of the command line on inputs that are none."""
+"""Rows 70 to 73: every verb of the command line and every stage on inputs that are none."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from remerge.cli import VERBS, main
+from remerge.stages import running
 from tests.faults.made import model
 from tests.faults.rows import fault
 from tests.pipeline.closure import SRC
@@ -169,3 +172,53 @@ def test_streams_that_are_full_or_closed_are_a_line(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     result = run("chat", str(folder), stdout=subprocess.PIPE, preexec_fn=close(0))
     assert result.returncode != 0 and "Traceback" not in result.stderr
+
+
+#: By name, how each stage is started; an item is one of tiny's.
+STAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "fetch": ("fetch", "fetch", ("base",)),
+    "bake_loras": ("bake_loras", "bake", ("lookup",)),
+    "ties_p1": ("ties", "merge_part", ("p1",)),
+    "gradient": ("gradient", "blend", ()),
+    "quantize_eval": ("quantize_eval", "quantize_eval", ("final",)),
+    "report": ("report", "report", ()),
+}
+_BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+PARAMS = [
+    *(text.encode() for text in [*FORMS, *LOCKS, _BOMB, f"recipe: {{name: {'x' * 5000}}}"]),
+    b"\xff\xfe",
+    b"recipe: {base: \xff}",
+]
+
+
+@fault(
+    73,
+    "any stage on a params.yaml or dvc.lock of any form but its own: brackets, bombs, aliases of "
+    "itself, no UTF-8, names of 5,000 characters",
+    sees="`error: …` in one line, escaped; never a traceback",
+    then="the same, until the file is restored",
+)
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_refuses_what_is_no_input_in_a_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    module, function, arguments = STAGES[name]
+    stage = getattr(importlib.import_module(f"remerge.stages.{module}"), function)
+    for data in PARAMS:
+        Path("params.yaml").write_bytes(data)
+        with pytest.raises(SystemExit) as caught:
+            running.run(stage, *arguments)
+        line = str(caught.value.code)
+        assert line.startswith("error: ") and line.isprintable() and len(line) < 2100, (data, line)
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    Path(".dvc/tmp").mkdir(parents=True)
+    for text in LOCKS:
+        Path("dvc.lock").write_text(text)
+        with pytest.raises(SystemExit) as caught:
+            running.run(stage, *arguments)
+        line = str(caught.value.code)
+        assert line.startswith("error: ") and line.isprintable(), (text, line)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from remerge import cli
 from remerge.errors import CheckpointError
 from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.proof.check import check_folder
+from remerge.proof.contents import read_contents
 from remerge.proof.digests import identify
 from remerge.proof.repair import repair
 from remerge.shards.artefact import build, companions_of
@@ -263,3 +265,31 @@ def test_the_command_says_what_is_damaged_and_how_to_repair_it(
     assert shown[0] == f"{merged}/config.json has changed"
     assert cli.main(["check", "--json", str(merged)]) == 1
     assert json.loads(capsys.readouterr().out)[str(merged)]["problems"][0]["file"] == "config.json"
+
+
+def test_a_file_that_changes_after_it_was_listed_is_named(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model", llama(0))
+    path = folder / "config.json"
+    whole, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+
+    def edited() -> None:
+        path.write_bytes(whole[::-1])
+        os.utime(path, ns=times)  # the time of change stays behind
+
+    def replaced() -> None:
+        (folder / "other").write_bytes(whole)
+        (folder / "other").replace(path)
+
+    def linked() -> None:
+        path.rename(tmp_path / "config.json")
+        path.symlink_to(tmp_path / "config.json")
+
+    for change in (edited, replaced, linked, path.unlink):
+        contents = read_contents(folder)
+        contents.require_unchanged()
+        time.sleep(0.02)  # the clock of a file system ticks every few milliseconds
+        change()
+        with pytest.raises(CheckpointError, match=r"config\.json: changed while it was read"):
+            contents.require_unchanged()
+        path.unlink(missing_ok=True)
+        path.write_bytes(whole)

@@ -166,12 +166,15 @@ def test_nan_is_refused_with_its_place_in_the_checkpoint(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mistral"}, "only llama can be quantized"),
+        ({"model_type": "bloom"}, "model_type is 'bloom'; GGUF can be written for llama, mistral"),
         ({"hidden_size": 128}, "config.json implies"),
         ({"num_hidden_layers": 3}, "has no place in a llama file"),
         ({"num_hidden_layers": 5}, "is missing"),
         ({"vocab_size": -1}, "must be a positive integer"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "only default and linear"),
+        ({"rope_parameters": {"rope_type": "ntk", "rope_theta": 1e4}}, "default, linear, yarn"),
+        ({"rope_parameters": [4.0]}, r"rope_parameters is \[4.0\], not a table"),
+        ({"rope_scaling": "yarn"}, "rope_scaling is yarn, not a table"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "cannot be written|must be a list"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(

@@ -54,10 +54,10 @@ def test_a_processor_that_flushes_small_numbers_to_zero_is_refused(
     ("change", "says"),
     [
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; .* silu"),
-        ({"model_type": "mistral"}, "model_type is 'mistral'; only llama can be quantized"),
+        ({"model_type": "bloom"}, "model_type is 'bloom'"),
     ],
 )
-def test_another_architecture_is_refused_in_words_that_fit_the_format(
+def test_another_architecture_is_refused_in_one_line(
     tiny_llama: Path, tmp_path: Path, text: Path, name: str, change: dict[str, str], says: str
 ) -> None:
     folder = Path(shutil.copytree(tiny_llama, tmp_path / "m"))
@@ -65,7 +65,7 @@ def test_another_architecture_is_refused_in_words_that_fit_the_format(
     (folder / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CheckpointError, match=says) as caught:
         quantize(folder, tmp_path / "out", name, calibration=text)
-    assert "GG" not in str(caught.value).replace(str(tmp_path), "")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -35,7 +35,7 @@ def test_one_step_is_refused_with_its_command() -> None:
         "remerge ties models/base models/addition:0.5 models/lookup:0.33:2.0:truncate "
         "--elect count --dtype bfloat16 --out outputs/mine"
     )
-    assert wanted in line and "remerge merge FILE OUT" in line
+    assert wanted in line and "remerge new FOLDER --from FILE" in line
     assert "\n" not in line
 
 
@@ -57,7 +57,7 @@ def test_every_step_of_a_graph_is_named_in_order() -> None:
 def test_method_settings_without_an_option_name_no_command() -> None:
     merges = {"end": {"method": "gradient", "models": ["addition", "sorting"], "along": "layers"}}
     line = refused(merges=merges, result="end")
-    assert "merged by hand; or write it" in line
+    assert "merged by hand; or make a project" in line
 
 
 def test_named_command_makes_the_merge(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_processor_files_and_nested_types_follow(tmp_path: Path, spelling: str) 
     )
     assert all((tmp_path / "out" / name).read_bytes() == name.encode() for name in FILES)
     assert {n for label, n, _ in manifest["notes"] if label == "processor"} == set(FILES[:3])
+    assert {n for label, n, _ in manifest["notes"] if label == "tokenizer"} == set(FILES[3:])
     assert config_of(tmp_path / "out") == {
         "model_type": "llama",
         "dtype": "bfloat16",

@@ -33,6 +33,7 @@ from remerge.adapters.updates import (
 )
 from remerge.architectures.heads import Head, head_of, is_tied
 from remerge.architectures.layers import experts_are_transposed, is_conv1d
+from remerge.architectures.names import inner_name
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.compatibility import TOKEN_TENSORS, Note
 from remerge.tensors.safetensors import TensorInfo
@@ -83,6 +84,7 @@ def fit_adapter(
     tied = is_tied(config)
     if head and head.embedding in weights and head.name not in weights and tied is not False:
         tensors[head.name] = replace(weights[head.embedding], name=head.name)
+    adapter = _in_names_of(tensors, adapter, notes)
     adapter = _with_parameters(adapter, tensors, config, model)
     adapter = _oriented(adapter, tensors, config, model, notes)
     together = head is not None and tied is not False and _ties(adapter, head)
@@ -110,6 +112,53 @@ def fit_adapter(
         text = f"untied from {head.embedding}, as in the live model: {what}"
         notes.append(Note(adapter.label, head.name, text))
     return FittedAdapter(adapter, tensors, unties, tuple(notes))
+
+
+def _in_names_of(tensors: Mapping[str, TensorInfo], adapter: Adapter, notes: list[Note]) -> Adapter:
+    """Give tensors and modules of the adapter the names that the model's file has for them.
+
+    peft names modules as the live model does, files may name them otherwise.
+    """
+    names: dict[str, str | None] = {}
+    for name in tensors:
+        for full in (name, name.rpartition(".")[0]):
+            inner = inner_name(full)
+            names[inner] = full if names.get(inner, full) == full else None
+    renamed: dict[str, str] = {}
+
+    def fitting(name: str) -> str:
+        """The model's name for a tensor, also for a bias that the model does not have."""
+        module, _, kind = name.rpartition(".")
+        found = names.get(inner_name(name))
+        if found is None and (place := names.get(inner_name(module))):
+            found = f"{place}.{kind}"
+        if name in tensors or found is None or found == name:
+            return name
+        renamed[name] = found
+        return found
+
+    tables: list[dict[str, Any]] = []
+    for table in (adapter.updates, adapter.replacements, adapter.originals):
+        fitted: dict[str, Any] = {}
+        for name, value in table.items():
+            if fitted.setdefault(fitting(name), value) is not value:
+                raise CheckpointError(
+                    f"{adapter.label}: {printable(name)!r} stands under two names; keep one"
+                )
+        tables.append(fitted)
+    pairs = [replace(pair, module=fitting(pair.module)) for pair in adapter.parameters]
+    if not renamed:
+        return adapter
+    one, other = next(iter(renamed.items()))
+    more = f", and {len(renamed) - 1} more like it" if len(renamed) > 1 else ""
+    notes.append(Note(adapter.label, other, f"is {printable(one)} in the adapter{more}"))
+    return replace(
+        adapter,
+        updates=tables[0],
+        replacements=tables[1],
+        originals=tables[2],
+        parameters=tuple(pairs),
+    )
 
 
 def _with_parameters(
@@ -325,6 +374,16 @@ def _require_rows(
     )
 
 
+def _advice(name: str, weights: Mapping[str, TensorInfo]) -> str:
+    """What to do about a name that the model does not have: the prefix that fits, if one does."""
+    fitting = [full for full in weights if name.endswith(f".{inner_name(full)}")]
+    if len(fitting) != 1:
+        return "is it an adapter of another model?"
+    inner = inner_name(fitting[0])
+    one, other = name.removesuffix(inner), fitting[0].removesuffix(inner)
+    return f"with the prefix {printable(other)!r} in place of {printable(one)!r} it would fit"
+
+
 def _check_target(
     adapter: Adapter, name: str, weights: Mapping[str, TensorInfo], model: str
 ) -> None:
@@ -339,5 +398,5 @@ def _check_target(
         )
     raise CheckpointError(
         f"{adapter.label} ({adapter.folder}) is for a module {printable(name)!r} that {model} "
-        "does not have; is it an adapter of another model?"
+        f"does not have; {_advice(name, weights)}"
     )

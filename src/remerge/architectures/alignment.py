@@ -8,7 +8,7 @@ A head that is tied is the embedding's bytes under another name, so nothing is c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,7 @@ def align_heads(models: Sequence[Checkpoint]) -> Aligned:
     first = models[0]
     head = head_of(first.tensors, configs[0])
     found = [head_of(model.tensors, config) for model, config in zip(models, configs, strict=True)]
-    if head is None or any(other != head for other in found):
+    if head is None or not all(map(_fits(head), models, found)):
         return Aligned(list(models), None, False, [])
     stored = [head.name in model.tensors for model in models]
     tied = is_tied(configs[0]) is not False
@@ -74,8 +74,9 @@ def align_heads(models: Sequence[Checkpoint]) -> Aligned:
     wanted = stored[0] or any(own)
     for model, config, has in zip(models, configs, stored, strict=True):
         if wanted and not has:
-            model = with_tied_head(model, config)
-            if head.name in model.tensors:
+            if is_tied(config) is not False:
+                twin = replace(model.tensors[head.embedding], name=head.name)
+                model = replace(model, tensors={**model.tensors, head.name: twin})
                 notes.append(Note(model.label, head.name, f"tied: {head.embedding} taken for it"))
         elif has and not wanted:
             tensors = {name: info for name, info in model.tensors.items() if name != head.name}
@@ -96,6 +97,17 @@ def aligned_by_header(
     if head is None or head.name in base.tensors or is_tied(base_config) is False:
         return model
     return replace(model, tensors={n: t for n, t in model.tensors.items() if n != head.name})
+
+
+def _fits(head: Head) -> Callable[[Checkpoint, Head | None], bool]:
+    """Whether a model's embedding has the name of the first's, and so has a head that it stores."""
+
+    def fits(model: Checkpoint, other: Head | None) -> bool:
+        if other is None or other.embedding != head.embedding:
+            return False
+        return other.name == head.name or other.name not in model.tensors
+
+    return fits
 
 
 def _is_copy(model: Checkpoint, head: Head) -> bool:

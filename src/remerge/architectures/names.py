@@ -13,6 +13,8 @@ same tensor.
 
 from __future__ import annotations
 
+import re
+
 #: Segments that torch.compile, FSDP and activation checkpointing put anywhere into a name.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 #: Leading segments that hold the whole model, or its language part, and nothing beside it: those of
@@ -33,8 +35,10 @@ _ROOTS = frozenset(
 _RENAMED = (
     ("vision_tower.vision_model.", "vision_tower."),
     ("embed_out.", "lm_head."),  # GPT-NeoX
-    (".block_sparse_moe.", ".mlp."),  # Mixtral
+    (".block_sparse_moe.", ".mlp."),  # Mixtral, and the parts of its experts
 )
+_PARTS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+_PART = re.compile(r"(?<=\.experts\.)([0-9]+)\.(w[123])(?=\.)")
 
 
 def inner_name(name: str) -> str:
@@ -46,4 +50,4 @@ def inner_name(name: str) -> str:
         at = inner.find(old)
         if at == 0 or (at > 0 and old.startswith(".")):
             inner = inner[:at] + new + inner[at + len(old) :]
-    return inner
+    return _PART.sub(lambda found: f"{found[1]}.{_PARTS[found[2]]}", inner)

@@ -126,7 +126,7 @@ _ORDERS: dict[str, tuple[str, ...]] = {
         _QKVO,
         "mlp.gate",
         "mlp.experts.{gate_up,down}_proj",
-        "mlp.experts.#.{w1,w2,w3}",
+        "mlp.experts.#.{gate,down,up}_proj",
         _TWO_NORMS,
     ),
     "olmo2": _decoder(

@@ -81,15 +81,14 @@ def run(options: argparse.Namespace) -> None:
     choice = tokenizer_choice(options, labels)
     companions, changes = companions_of(options.first), dict[str, Any]()
     with mapping_folder(settings["scratch"]) as mapped:
-        if choice is None:
-            ruled = under_rule(second, first, options.vocabulary, mapped)
-            second = ruled.model
-            vocabulary = Vocabulary(options.vocabulary, ruled.notes, ruled.rows)
-        else:
+        ruled = under_rule(second, first, "one" if choice else options.vocabulary, mapped)
+        second = ruled.model
+        vocabulary = Vocabulary(options.vocabulary, ruled.notes, ruled.rows)
+        if choice is not None:
             shared = with_one_vocabulary([first, second], choice, mapped)
             companions, changes = shared.companions, shared.config_changes
             first, second = shared.models
-            vocabulary = Vocabulary("one", shared.notes, shared.digest)
+            vocabulary = Vocabulary("one", (*ruled.notes, *shared.notes), shared.digest)
         if options.chat_template:
             companions = with_chat_template(
                 companions, options.chat_template, [first, second], mapped

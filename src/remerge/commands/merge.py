@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from remerge.commands.common import build_options, parse_size
@@ -63,15 +64,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command; return its exit status."""
     from remerge.errors import printable
-    from remerge.recipes.mergekit.planning import Settings, planned
     from remerge.recipes.mergekit.reading import read_merges
+    from remerge.recipes.planning import Settings, planned
     from remerge.shards.artefact import build, require_new
 
     require_new(options.out)
     settings = build_options(options)
     merges = read_merges(options.config, lenient=options.lenient)
     how = Settings(
-        find=lambda path, revision: _folder(path, revision, options.models),
+        find=partial(folder_in, options.models),
         scratch=settings["scratch"],
         shard_bytes=parse_size(options.shard_size),
         by_row=options.by_row,
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{manifest['model_id']}  {options.out}")
 
 
-def _folder(path: str, revision: str | None, models: Path | None) -> Path | None:
+def folder_in(models: Path | None, path: str, revision: str | None) -> Path | None:
     """The folder that a reference names; a revision is that of a hub, so no folder has one."""
     if revision is not None:
         return None

@@ -48,15 +48,20 @@ def run(options: argparse.Namespace) -> int:
         print(line)
     if report.written:
         files = " and ".join(map(str, report.written))
-        print(f"wrote {files}; compose params.yaml again (`make params`) and commit all of it")
+        again = "compose params.yaml again (`make params`, or `remerge sync`) and commit all of it"
+        print(f"wrote {files}; {again}")
     return 1 if report.broken else 0
 
 
 def _composed() -> list[str]:
     """The recipe that params.yaml is composed from, and its suite where that has sources."""
-    from remerge.commands.common import read_params
+    from remerge.commands.common import read_composed, read_params
     from remerge.errors import RecipeError
+    from remerge.recipes.schema import pins_names, read_recipe
 
+    composed = read_composed()
+    if isinstance(composed, dict) and "nodes" in composed:  # a project with a stage a node
+        return pins_names(read_recipe(composed.get("recipe")))
     params = read_params()
     names = [params["recipe"].get("name")]
     if any(entry.get("kind") == "dataset" for entry in params["recipe"]["sources"].values()):

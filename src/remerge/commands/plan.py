@@ -3,6 +3,8 @@
   remerge plan                                     # what params.yaml says now
   remerge plan stheno_l2_13b
   remerge plan stheno_l2_13b gradient=inverted quantize=none
+  remerge plan --tensors                           # each tensor: method, inputs, parameters, type
+  remerge plan merge.yml --models ~/models         # the same for a mergekit file
 
 With pinned sources the headers of all weight files are read first, kilobytes each, and what cannot
 fit is refused; the sizes are then exact. A recipe that is not pinned is planned by what it expects,
@@ -38,6 +40,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="default: params.yaml as it is")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as after -S of dvc")
     parser.add_argument(
+        "--tensors",
+        action="store_true",
+        help="print the merge table, a line a tensor, from the headers of models that are here",
+    )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        metavar="FOLDER",
+        help="with a mergekit file: where models lie that are named owner/name or name",
+    )
+    parser.add_argument(
         "--network",
         type=_positive,
         default=50.0,
@@ -61,6 +74,9 @@ def run(options: argparse.Namespace) -> int:
     from remerge.commands.common import describe
     from remerge.files import free_bytes
 
+    if options.tensors or str(options.recipe).endswith((".yml", ".yaml")):
+        _print_tensors(options)
+        return 0
     composed = _composed(options.recipe, options.overrides)
     params = describe(composed, f"recipe {options.recipe}" if options.recipe else "params.yaml")
     budget, refusal = _budget(params, composed)
@@ -80,6 +96,40 @@ def run(options: argparse.Namespace) -> int:
     if refusal:
         print(f"error: {refusal}", file=sys.stderr)
     return 1 if refusal else 0
+
+
+def _print_tensors(options: argparse.Namespace) -> None:
+    """Print the merge tables of a mergekit file or of a recipe whose models are here."""
+    from remerge.commands.merge import folder_in
+    from remerge.merge.table_plan import tables_of
+    from remerge.recipes.mergekit.reading import read_merges
+    from remerge.recipes.methods import GradientSection, TiesSection
+    from remerge.recipes.nodes import folders_of, merges_of
+    from remerge.recipes.planning import Find, Settings, planned
+    from remerge.recipes.schema import read_recipe, read_section
+
+    find: Find = partial(folder_in, options.models)
+    result = None
+    if str(options.recipe).endswith((".yml", ".yaml")):
+        merges = read_merges(Path(options.recipe))
+    else:
+        params = _composed(options.recipe, options.overrides)
+        if not isinstance(params, dict):
+            raise RecipeError("params.yaml: holds no recipe; compose it again")
+        recipe = read_recipe(params.get("recipe"))
+        ties, gradient = (
+            read_section(model, params, name) if name in params else None
+            for name, model in (("ties", TiesSection), ("gradient", GradientSection))
+        )
+        merges, result = merges_of(recipe, ties, gradient), recipe.result
+        folders = folders_of(recipe)
+        find = lambda path, revision: folder_in(None, folders.get(path, path), None)  # noqa: E731
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Settings(find, Path(scratch), 1 << 40, result=result)
+        with planned(merges, settings) as found:
+            for label, table in tables_of(found.plan).items():
+                print(f"# {printable(label)}: {len(table.rows)} tensors")
+                print(table.text())
 
 
 def _budget(params: Mapping[str, Any], composed: Mapping[str, Any]) -> tuple[Budget, str]:

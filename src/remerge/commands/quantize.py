@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     width = max(map(len, FORMATS))
     rows = [f"  {f.name:{width}}  {f.runtime}: {f.description}" for f in FORMATS.values()]
     parser.epilog = "\n".join(["formats, and the program that is known to run each:", *rows])
-    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a Llama (safetensors)")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a model (safetensors)")
     parser.add_argument("formats", nargs="+", metavar="FORMAT", help="formats, `exact` or `all`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the formats' folders")
     parser.add_argument("--calibration", type=Path, metavar="TEXT", help="what GPTQ is fitted to")

@@ -88,7 +88,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.merge.donors import mapping_folder, open_donor
+    from remerge.merge.donors import mapping_folder, open_donor, under_rule
     from remerge.merge.vocabularies import with_chat_template, with_one_vocabulary
     from remerge.methods.ties import Donor, TiesSettings, plan_ties
     from remerge.shards.artefact import build, companions_of
@@ -120,15 +120,19 @@ def run(options: argparse.Namespace) -> None:
                 for donor, label in zip(named, labels, strict=True)
             ]
         else:
-            models = [base, *map(open_checkpoint, (d.folder for d in named), labels)]
+            ruled = [
+                under_rule(open_checkpoint(donor.folder, label), base, "one", mapped)
+                for donor, label in zip(named, labels, strict=True)
+            ]
+            models = [base, *(each.model for each in ruled)]
             shared = with_one_vocabulary(models, choice, mapped)
             companions, changes = shared.companions, shared.config_changes
             base, *models = shared.models
             donors = [
-                Donor(model, donor.density, donor.weight, "one", (), shared.digest)
-                for donor, model in zip(named, models, strict=True)
+                Donor(model, donor.density, donor.weight, "one", each.notes, shared.digest)
+                for donor, model, each in zip(named, models, ruled, strict=True)
             ]
-            donors[0] = replace(donors[0], notes=shared.notes)
+            donors[0] = replace(donors[0], notes=(*donors[0].notes, *shared.notes))
         if options.chat_template:
             models = [base, *(donor.model for donor in donors)]
             companions = with_chat_template(companions, options.chat_template, models, mapped)

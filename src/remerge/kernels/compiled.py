@@ -21,8 +21,9 @@ import hashlib
 import os
 import pickle
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -96,11 +97,58 @@ def kernel(
         if signature is not None:
             names = {name: numba.from_dtype(dtype) for name, dtype in records.items()}
             types = {**vars(numba.types), **names}
-            made.compile(eval(signature, {"__builtins__": {}}, types))  # noqa: S307 - a constant
-            made.disable_compile()
+            arguments = eval(signature, {"__builtins__": {}}, types)  # noqa: S307 - a constant
+            (_compile_later if _deferred else _compile)(made, arguments)
         return made
 
     return compiled
+
+
+#: Whether kernels that are imported now are compiled on their first use.
+_deferred = False
+_first_use = threading.RLock()
+
+
+@contextmanager
+def compiled_on_first_use() -> Iterator[None]:
+    """Import kernels within the block without compiling them: who only reads what methods state.
+
+    On its first use a kernel is compiled for the types that it declares, as on import.
+    """
+    global _deferred
+    before, _deferred = _deferred, True
+    try:
+        yield
+    finally:
+        _deferred = before
+
+
+def _compile(made: Any, arguments: Any) -> None:
+    made.compile(arguments)
+    made.disable_compile()
+
+
+def _compile_later(made: Any, arguments: Any) -> None:
+    """Compile before the first call, by Python or from another kernel."""
+
+    def ready() -> None:
+        with _first_use:
+            if not made.overloads:
+                _compile(made, arguments)
+
+    template = made.get_call_template
+
+    def entry_point(*_given: Any, **_named: Any) -> Any:
+        # What numba calls then; it refuses values of other types than were declared.
+        ready()
+        return next(iter(made.overloads.values())).entry_point
+
+    def get_call_template(given: Any, named: Any) -> Any:
+        ready()
+        return template(given, named)
+
+    made._compile_for_args = entry_point
+    made.get_call_template = get_call_template
 
 
 @cache

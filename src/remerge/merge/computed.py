@@ -51,18 +51,18 @@ class ComputedModel:
         """Bytes held while the tensor is computed: it, and what it is computed of."""
         needs_of = getattr(self.plan, "needs", None)
         below: int = needs_of(self.tensor_of(info)) if needs_of is not None else 0
-        return info.nbytes + below
+        return self.tensor_of(info).nbytes + below
 
     def bytes_of(self, info: TensorInfo) -> np.ndarray:
-        """Compute the tensor's little-endian bytes: uint8 [nbytes]."""
-        data = np.empty(info.nbytes, np.uint8)
+        """Compute the tensor's little-endian bytes: uint8 [nbytes], the first rows if it is cut."""
+        data = np.empty(self.tensor_of(info).nbytes, np.uint8)
         filled = 0
         for chunk in self.plan.compute(self.tensor_of(info)):
             if chunk is not None:
                 flat = chunk.view(np.uint8).reshape(-1)
                 data[filled : filled + flat.size] = flat
                 filled += flat.size
-        return data
+        return data[: info.nbytes]
 
 
 def computed_model(label: str, plan: ArtefactPlan, folder: Path) -> ComputedModel:

@@ -11,15 +11,21 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remerge.architectures.alignment import as_head_of
+from remerge.architectures.layout import laid_out_like
 from remerge.errors import RecipeError
+from remerge.files import disk_errors, open_atomic, require_space
 from remerge.methods.ties import Donor
-from remerge.tensors.checkpoint import Checkpoint, config_of, open_checkpoint
+from remerge.shards.layout import OutputTensor, plan_shards
+from remerge.tensors.checkpoint import Checkpoint, config_of, open_checkpoint, raw_bytes
 from remerge.tensors.compatibility import Note
+from remerge.tensors.safetensors import TensorInfo, read_header
 from remerge.vocabulary.mapping import different_tokens, map_vocabulary, require_same_tokens
+
+_CHUNK = 1 << 24
 
 
 @contextmanager
@@ -30,6 +36,53 @@ def mapping_folder(scratch: Path | str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def named_like(
+    model: Checkpoint, base: Checkpoint, mapped: Path | None
+) -> tuple[Checkpoint, tuple[Note, ...]]:
+    """Give a model the tensor names and the layout of `base`.
+
+    Args:
+        model: The model.
+        base: The model that it is merged with.
+        mapped: A `mapping_folder` for tensors that `base` stores whole and `model` in parts.
+
+    Returns:
+        The model, and lines of the manifest.
+
+    Raises:
+        CheckpointError: See `laid_out_like`.
+    """
+    laid = laid_out_like(model, config_of(model.folder), base, config_of(base.folder))
+    if not laid.joins:
+        return laid.model, laid.notes
+    if mapped is None:
+        raise RecipeError(f"{model.label}: joining tensors needs a folder for them")
+    tensors = dict(laid.model.tensors)
+    what = f"{model.label}: joining tensors"
+    require_space(mapped, sum(tensors[name].nbytes for name in laid.joins), what)
+    with disk_errors(what, mapped):
+        folder = mapped / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        for number, (name, parts) in enumerate(laid.joins.items()):
+            tensors[name] = _write_joined(folder, str(number), tensors[name], parts)
+    return replace(laid.model, tensors=tensors), laid.notes
+
+
+def _write_joined(
+    folder: Path, stem: str, info: TensorInfo, parts: tuple[TensorInfo, ...]
+) -> TensorInfo:
+    """Write one tensor as a safetensors file of its own, the bytes of its parts in order."""
+    output = OutputTensor(info.name, info.dtype, info.shape)
+    (shard,) = plan_shards([output], 2**62, stem=stem)
+    with open_atomic(folder / shard.file) as file:
+        file.write(shard.header)
+        for part in parts:
+            data = raw_bytes(part)
+            for begin in range(0, data.size, _CHUNK):
+                file.write(data[begin : begin + _CHUNK].tobytes())
+    return read_header(folder / shard.file)[info.name]
 
 
 @dataclass(frozen=True)
@@ -44,7 +97,7 @@ class Ruled:
 def under_rule(
     model: Checkpoint, base: Checkpoint, rule: str | None, mapped: Path | None = None
 ) -> Ruled:
-    """Check a model's tokens against the base's, or bring them to it.
+    """Give a model the base's names, and check its tokens against the base's or move their rows.
 
     Args:
         model: A donor.
@@ -52,25 +105,27 @@ def under_rule(
         rule: None: the rows must be the base's; `truncate`: rows beyond them are left out; `map`:
             each row goes where the base has its token; `rows`: rows are taken by their number,
             whatever tokens they are of; `one`: all models get one vocabulary later.
-        mapped: A `mapping_folder`, which `map` needs.
+        mapped: A `mapping_folder`, which `map` needs, and tensors that the base stores whole.
 
     Raises:
         CheckpointError: The tokens need another rule.
     """
+    model, notes = named_like(model, base, mapped)
     if rule == "map":
         if mapped is None:
             raise RecipeError(f"{model.label}: vocabulary map needs a folder for mapped tensors")
         full_base = as_head_of(base, config_of(base.folder), model)
         model = as_head_of(model, config_of(model.folder), base)
         rows = map_vocabulary(model, full_base, mapped)
-        return Ruled(rows.model, rows.notes, rows.digest)
+        return Ruled(rows.model, (*notes, *rows.notes), rows.digest)
     if rule == "rows":
         renamed = different_tokens(model, base)
         text = f"rows taken by number: {renamed} tokens of {base.label} are others there"
-        return Ruled(model, (Note(model.label, "tokenizer", text),) if renamed else ())
+        said = (Note(model.label, "tokenizer", text),) if renamed else ()
+        return Ruled(model, (*notes, *said))
     if rule != "one":
         require_same_tokens(model, base)
-    return Ruled(model)
+    return Ruled(model, notes)
 
 
 def open_donor(

@@ -171,3 +171,12 @@ def plan_table(
         unties=unties,
         computed=computed,
     )
+
+
+def tables_of(plan: TablePlan) -> dict[str, Table]:
+    """The tables behind a plan by label: those of the models it computes first, its own last."""
+    found: dict[str, Table] = {}
+    for model in plan.computed.values():
+        if isinstance(model.plan, TablePlan):
+            found |= tables_of(model.plan)
+    return found | {plan.label: plan.table}

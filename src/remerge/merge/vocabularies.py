@@ -19,12 +19,7 @@ from remerge.shards.artefact import PROCESSOR_FILES, TOKENIZER_FILES, companions
 from remerge.tensors.checkpoint import Checkpoint, config_of
 from remerge.tensors.compatibility import Note
 from remerge.tensors.json_files import read_json, write_json
-from remerge.vocabulary.alignment import (
-    AlignedVocabularies,
-    TokenizerChoice,
-    TokenRule,
-    align_vocabularies,
-)
+from remerge.vocabulary.alignment import AlignedVocabularies, TokenizerChoice, align_vocabularies
 from remerge.vocabulary.chat_template import SETTINGS_FILE, TEMPLATE_FILE, own_template
 from remerge.vocabulary.chat_templates import CHAT_TEMPLATES
 
@@ -97,21 +92,6 @@ def _changes(base: Checkpoint, aligned: AlignedVocabularies) -> dict[str, Any]:
     if "vocab_size" in config or not changes:
         changes["vocab_size"] = aligned.rows
     return changes | numbers
-
-
-def written_choice(written: Any) -> TokenizerChoice | None:
-    """Return the choice that a node of a recipe writes as `tokenizer`; None where it has none."""
-    if written is None or isinstance(written, str):
-        return None if written is None else TokenizerChoice(written)
-    tokens = {
-        text: TokenRule("zero", force=row.force)
-        if row.source == "zero"
-        else TokenRule(
-            "model" if row.token is None else "model_token", row.source, row.token, row.force
-        )
-        for text, row in written.tokens.items()
-    }
-    return TokenizerChoice(written.source, tokens, written.pad_to_multiple_of)
 
 
 def with_chat_template(

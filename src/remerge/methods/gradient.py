@@ -232,13 +232,13 @@ def plan_gradient(
     vocabulary = vocabulary or Vocabulary()
     aligned = align_heads([first, second])
     first, second = aligned.models
-    first_tensors, notes = weights_only(first)
+    first_tensors, dropped = weights_only(first)
     require_mergeable(first, first_tensors)
     second_tensors, more_notes = fit(second, first, first_tensors, vocabulary.rule)
     names = list(first_tensors)
     ratios = dict(zip(names, blend_ratios(gradient, names), strict=True))
     unties, more = _unties(aligned, ratios, first)
-    notes += [*aligned.notes, *more]
+    found = [*dropped, *vocabulary.notes, *aligned.notes, *more, *more_notes]
     outputs = [OutputTensor(name, dtype, info.shape) for name, info in first_tensors.items()]
     return GradientPlan(
         label=label,
@@ -249,7 +249,7 @@ def plan_gradient(
         first_tensors=first_tensors,
         second_tensors=second_tensors,
         shards=plan_shards(outputs, shard_bytes),
-        notes=(*vocabulary.notes, *notes, *more_notes),
+        notes=tuple(found),
         vocabulary=vocabulary.rule,
         unties=unties,
         rows=vocabulary.rows,

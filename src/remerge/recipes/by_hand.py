@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from remerge.recipes.graph import Graph, Input
-from remerge.recipes.methods import Gradient, GradientSection, Ties, TiesSection
+from remerge.recipes.methods import Gradient, GradientSection, Merge, TiesSection
 from remerge.recipes.pins import Pin
 from remerge.recipes.schema import Recipe
 from remerge.recipes.tables import MODELS
@@ -46,7 +46,7 @@ def commands(
             node = recipe.merges[name]
             base, models = graph.merges[name]
             folders = [_folder(read, graph, pins) for read in models.values()]
-            if isinstance(node, Ties):
+            if _is_plain_ties(node) and base is not None:
                 words = ["ties", _folder(base, graph, pins), *_donors(node, folders, ties)]
             elif isinstance(node, Gradient) and _is_plain(node, gradient):
                 words = ["gradient", *folders, *map(str, node.values or gradient.values)]
@@ -57,19 +57,26 @@ def commands(
     return made
 
 
-def _donors(node: Ties, folders: Sequence[str], defaults: TiesSection) -> list[str]:
+def _is_plain_ties(node: Merge) -> bool:
+    """Whether `remerge ties` can do the node: one value a donor, and none of mergekit's options."""
+    given = [node.given(), *(use.given() for use in node.uses().values())]
+    values = [value for table in given for value in table.values()]
+    options = {"rescale", "divide_by"} & node.given().keys()
+    plain = node.models is not None and not options and not (node.dtype or node.tokenizer)
+    return node.method == "ties" and plain and not any(isinstance(v, list) for v in values)
+
+
+def _donors(node: Merge, folders: Sequence[str], defaults: TiesSection) -> list[str]:
     """Donors as `remerge ties` takes them: FOLDER:DENSITY:WEIGHT:VOCABULARY, and its options."""
     given = []
-    for use, folder in zip(node.models.values(), folders, strict=True):
-        density = next(d for d in (use.density, node.density, defaults.density) if d is not None)
-        parts = [folder, str(density), str(use.weight), use.vocabulary or ""]
+    values = {**defaults.model_dump(by_alias=True), "weight": 1.0, **node.given()}
+    for use, folder in zip(node.uses().values(), folders, strict=True):
+        own = {**values, **use.given()}
+        parts = [folder, str(own["density"]), str(own["weight"]), use.vocabulary or ""]
         given.append(":".join(parts).removesuffix(":").removesuffix(":1.0"))
-    lam = defaults.lam if node.lam is None else node.lam
-    normalize = defaults.normalize if node.normalize is None else node.normalize
-    elect = node.elect or defaults.elect
-    options = [] if lam == 1 else ["--lambda", str(lam)]
-    options += [] if normalize else ["--no-normalize"]
-    return given + options + ([] if elect == "sum" else ["--elect", elect])
+    options = [] if values["lambda"] == 1 else ["--lambda", str(values["lambda"])]
+    options += [] if values["normalize"] else ["--no-normalize"]
+    return given + options + ([] if values["elect"] == "sum" else ["--elect", values["elect"]])
 
 
 def _folder(read: Input, graph: Graph, pins: Mapping[str, Pin]) -> str:

@@ -35,6 +35,8 @@ from remerge.schema import nearest, shown
 #: What a person writes; the rest of `params.yaml` is derived from it.
 WRITTEN = ("recipe", "ties", "gradient", "eval", "quantize", "execution")
 DERIVED = ("pins", "fetch", "bake_loras", "places", "quantize_eval", "report")
+#: What a node may say that the stages of this repository do not do.
+_OF_PROJECTS = ("slices", "modules", "dtype", "tokenizer", "chat_template", "fuse")
 _SHAPE = "this repository builds two TIES parts p1 and p2 and a gradient merge of both"
 
 
@@ -68,6 +70,8 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
     graph = read_graph(recipe, pins)
     check_uses(pins, graph.sources, graph.references)
     _check_shape(recipe, graph, _advice(recipe, graph, pins, params))
+    assert graph.base is not None
+    base = folder_of(graph, graph.base)
     settings = read_section(Quantize, params, "quantize")
     evaluation = params["eval"]
     parts = {part: _folders(graph, part) for part in PARTS}
@@ -98,7 +102,7 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
             for name, (model, adapter) in _in_written_order(recipe, graph).items()
         },
         "places": {
-            "base": folder_of(graph, graph.base),
+            "base": base,
             **{part: _places(list(parts[part].values())) for part in PARTS},
         },
         "quantize_eval": items,
@@ -136,7 +140,7 @@ def _advice(
     step_by_step = f": {' && '.join(by_hand)}" if by_hand else ""
     return (
         f"{_SHAPE}; any other recipe, of one step too, is merged by hand{step_by_step}; or "
-        "write it as a mergekit file for `remerge merge FILE OUT`"
+        "make a project of its own with `remerge new FOLDER --from FILE`"
     )
 
 
@@ -145,12 +149,14 @@ def _check_shape(recipe: Recipe, graph: Graph, advice: str) -> None:
     methods = {name: recipe.merges[name].method for name in graph.merges}
     if methods != {"p1": "ties", "p2": "ties", "final": "gradient"} or recipe.result != "final":
         raise RecipeError(f"recipe.merges: {advice}")
+    _check_plain(recipe, advice)
     final = recipe.merges["final"]
     if [read.name for read in graph.merges["final"][1].values()] != list(PARTS):
         raise RecipeError(f"recipe.merges.final.models: expected [p1, p2]; {advice}")
-    if graph.base.is_node or any(m.base for m in (*recipe.merges.values(), final)):
+    own_bases = any(merge.base for merge in recipe.merges.values())
+    if graph.base is None or graph.base.is_node or own_bases:
         raise RecipeError(f"recipe: a base of a node's own; {advice}")
-    if any(use.vocabulary for use in final.models.values()):
+    if any(use.vocabulary for use in final.uses().values()):
         raise RecipeError("recipe.merges.final: both parts have the base's vocabulary already")
     for part in PARTS:
         folders = _folders(graph, part)
@@ -173,6 +179,23 @@ def _check_shape(recipe: Recipe, graph: Graph, advice: str) -> None:
             seen[folder] = label
 
 
+def _check_plain(recipe: Recipe, advice: str) -> None:
+    """RecipeError for what the stages of this repository do not do, though a recipe may say it."""
+    if recipe.dtype == "auto":
+        raise RecipeError(f"recipe.dtype is auto; {advice}")
+    for name, node in recipe.merges.items():
+        where = f"recipe.merges.{name}"
+        for key in (*_OF_PROJECTS, "rescale", "divide_by"):
+            if getattr(node, key, None):
+                raise RecipeError(f"{where}.{key}: {advice}")
+        given = [(where, node.given())] if name != "final" else []
+        given += [(f"{where}.models.{label}", use.given()) for label, use in node.uses().items()]
+        for place, parameters in given:
+            for key, value in parameters.items():
+                if isinstance(value, list | Mapping):
+                    raise RecipeError(f"{place}.{key}: a value by tensor; {advice}")
+
+
 def _folders(graph: Graph, part: str) -> dict[str, str]:
     return {label: folder_of(graph, read) for label, read in graph.merges[part][1].items()}
 
@@ -184,6 +207,7 @@ def _places(folders: list[str]) -> dict[str, str]:
 
 def _scored(recipe: Recipe, graph: Graph) -> dict[str, str]:
     """Folders of the models that are scored, by label."""
+    assert graph.base is not None
     known = {"base": folder_of(graph, graph.base)}
     for part in PARTS:
         for label, folder in _folders(graph, part).items():

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import RecipeError
-from remerge.recipes.methods import TiesUse
 from remerge.recipes.pins import FOLDER, Pin, read_pins, table_of
 from remerge.recipes.schema import Recipe, is_path, pins_names, read_recipe
 from remerge.recipes.tables import PARTS, UNUSED, read_tables
@@ -79,17 +78,17 @@ def _entry(name: str, out: str, recipe: Recipe, pins: Mapping[str, Pin]) -> dict
 
 
 def _references(recipe: Recipe) -> list[str]:
-    found = [recipe.base]
+    found = [] if recipe.base is None else [recipe.base]
     for bake in recipe.bakes.values():
         found += [bake.model, bake.adapter]
     for merge in recipe.merges.values():
-        found += [use.model or label for label, use in merge.models.items()]
+        found += [use.model or label for label, use in merge.uses().items()]
     return found
 
 
 def _part(recipe: Recipe, part: str, folders: list[str]) -> dict[str, Any]:
     """The donors of a part in their places."""
-    models = recipe.merges[part].models if part in recipe.merges else {}
+    models = recipe.merges[part].uses() if part in recipe.merges else {}
     if len(models) != len(folders) or UNUSED in folders:
         raise RecipeError(
             f"places.{part} has {len(folders)} models and recipe.merges.{part} {len(models)}; "
@@ -99,9 +98,9 @@ def _part(recipe: Recipe, part: str, folders: list[str]) -> dict[str, Any]:
         f"d{i}": {
             "name": label,
             "path": folder,
-            "density": use.density if isinstance(use, TiesUse) else None,
-            "weight": use.weight if isinstance(use, TiesUse) else 1.0,
-            "vocabulary": "one" if recipe.merges[part].tokenizer else use.vocabulary,
+            "density": use.given().get("density"),
+            "weight": use.given().get("weight", 1.0),
+            "vocabulary": use.vocabulary,
         }
         for i, ((label, use), folder) in enumerate(zip(models.items(), folders, strict=True), 1)
     }

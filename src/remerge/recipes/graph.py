@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from remerge.errors import RecipeError
 from remerge.recipes.methods import Merge
 from remerge.recipes.schema import Bake, Recipe, is_plain, label_of
+from remerge.recipes.statements import STATEMENTS
 from remerge.schema import nearest, shown
 
 
@@ -41,12 +42,19 @@ class Graph:
         references: The reference (an id or a path) of each source that is no plain name.
     """
 
-    base: Input
+    base: Input | None
     nodes: tuple[str, ...]
     bakes: dict[str, tuple[Input, Input]]
-    merges: dict[str, tuple[Input, dict[str, Input]]]
+    merges: dict[str, tuple[Input | None, dict[str, Input]]]
     sources: dict[str, str]
     references: dict[str, str]
+
+
+def base_of(recipe: Recipe, node: Merge) -> str | None:
+    """Return the base of a node: its own, or the recipe's where the method must have one."""
+    if node.base is not None or STATEMENTS[node.method].base != "required":
+        return node.base
+    return recipe.base
 
 
 def read_graph(recipe: Recipe, known: Collection[str] | None = None) -> Graph:
@@ -65,13 +73,24 @@ def read_graph(recipe: Recipe, known: Collection[str] | None = None) -> Graph:
     return _Reader(recipe, known).read()
 
 
+def reads_of(recipe: Recipe, graph: Graph, name: str) -> dict[str, Input]:
+    """Return what a node of the graph reads, by how the node calls it."""
+    nodes = {*recipe.merges, *recipe.bakes}
+    return {
+        reference: Input(reference, is_node=True)
+        if reference in nodes and reference != name
+        else Input(label_of(reference), is_node=False)
+        for reference, _, _ in _Reader(recipe, None).inputs(name)
+    }
+
+
 class _Reader:
     def __init__(self, recipe: Recipe, known: Collection[str] | None) -> None:
         self.recipe, self.known = recipe, known
         self.nodes: dict[str, Bake | Merge] = {**recipe.merges, **recipe.bakes}
         self.order: list[str] = []
         self.bakes: dict[str, tuple[Input, Input]] = {}
-        self.merges: dict[str, tuple[Input, dict[str, Input]]] = {}
+        self.merges: dict[str, tuple[Input | None, dict[str, Input]]] = {}
         self.sources: dict[str, str] = {}
         self.references: dict[str, str] = {}
 
@@ -85,7 +104,9 @@ class _Reader:
                 f"recipe.result is {shown(recipe.result)}; expected a node of the recipe, one of "
                 f"{', '.join(self.nodes)}{nearest(recipe.result, self.nodes)}"
             )
-        base = self.resolve(recipe.base, "", "model", "recipe.base")
+        base = None
+        if recipe.base is not None:
+            base = self.resolve(recipe.base, "", "model", "recipe.base", used=False)
         self.visit(recipe.result, ())
         for name in self.nodes.keys() - set(self.order):  # wrong names are wrong everywhere
             for reference, kind, where in self.inputs(name):
@@ -102,9 +123,15 @@ class _Reader:
             yield node.adapter, "adapter", f"recipe.bakes.{name}.adapter"
             return
         where = f"recipe.merges.{name}"
-        yield node.base or self.recipe.base, "model", f"{where}.base"
-        for label, use in node.models.items():
+        base = base_of(self.recipe, node)
+        if base is not None:
+            yield base, "model", f"{where}.base"
+        for label, use in node.uses().items():
             yield use.model or label, "model", f"{where}.models.{label}"
+        for reference in node.bases():
+            yield reference, "model", f"{where}.slices"
+        for reference in node.tokenizer_models():
+            yield reference, "model", f"{where}.tokenizer"
 
     def visit(self, name: str, above: tuple[str, ...]) -> None:
         if name in above:
@@ -122,7 +149,9 @@ class _Reader:
         if isinstance(node, Bake):
             self.bakes[name] = (found[0], found[1])
         else:
-            self.merges[name] = (found[0], dict(zip(node.models, found[1:], strict=True)))
+            base = None if base_of(self.recipe, node) is None else found.pop(0)
+            labels = list(node.uses())
+            self.merges[name] = (base, dict(zip(labels, found[: len(labels)], strict=True)))
         self.order.append(name)
 
     def resolve(

@@ -46,8 +46,8 @@ class Recipe(Table):
 
     Attributes:
         name: The name of the recipe.
-        dtype: The type that every node writes.
-        base: The base model.
+        dtype: The type that every node writes; `auto`: that of its inputs.
+        base: The base model of merges that need one and name none.
         bakes: LoRAs baked into models, by node.
         merges: Merges by node.
         result: The node whose model is released.
@@ -69,11 +69,11 @@ class Recipe(Table):
     titles: dict[str, str] | None = None
     pins: str | list[str] | None = None
     prompt: str = "raw"
-    dtype: Dtype
+    dtype: Dtype | Literal["auto"]
     shard_bytes: Bytes = 2_000_000_000
     licence: str | None = None
     tags: list[str] | None = None
-    base: str
+    base: str | None = None
     bakes: dict[Name, Bake] = Field(default={})
     merges: Annotated[dict[Name, SerializeAsAny[Merge]], Field(min_length=1)]
     result: str
@@ -194,9 +194,32 @@ def _read_merge(entry: object, where: str) -> Merge:
         known = ", ".join(METHODS)
         guess = nearest(method, METHODS) if isinstance(method, str) else ""
         raise RecipeError(f"{where}.method is {shown(method)}; expected one of {known}{guess}")
+    _read_models(written, where)
+    modules = written.get("modules")
+    if isinstance(modules, Mapping):
+        written["modules"] = dict(modules)
+        for name, module in modules.items():
+            place = f"{where}.modules.{shown_key(name)}"
+            written["modules"][name] = dict(_table(module, place))
+            _read_models(written["modules"][name], place)
+    given = [key for key in ("models", "slices", "modules") if written.get(key) is not None]
+    if len(given) > 1:
+        raise RecipeError(f"{where} has {' and '.join(given)}; keep one of them")
+    if not given:
+        raise RecipeError(f"{where}.models is missing")
+    return read_table(METHODS[method], written, where)
+
+
+def _read_models(written: dict[str, Any], where: str) -> None:
+    """Models by label, in a node or a module and in their slices."""
     if "models" in written:
         written["models"] = _models(written["models"], f"{where}.models")
-    return read_table(METHODS[method], written, where)
+    if isinstance(written.get("slices"), list):
+        slices = [dict(_table(s, f"{where}.slices[{i}]")) for i, s in enumerate(written["slices"])]
+        for i, piece in enumerate(slices):
+            if "models" in piece:
+                piece["models"] = _models(piece["models"], f"{where}.slices[{i}].models")
+        written["slices"] = slices
 
 
 def _models(value: object, where: str) -> dict[str, Any]:

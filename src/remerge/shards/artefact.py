@@ -67,6 +67,14 @@ PROCESSOR_FILES = (
     "processor_config.json",
     "video_preprocessor_config.json",
 )
+#: Those of tokenizers and templates that only some architectures have.
+_OTHER_VOCABULARIES = (
+    "chat_template.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tekken.json",
+    "vocab.txt",
+)
 _SETTINGS_FILES = ("generation_config.json", "adapter_config.json")
 #: A file cannot have two names here: other disks, no such thing, forbidden, or too many already.
 _NO_LINKS = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EMLINK)
@@ -264,9 +272,10 @@ def _code_notes(companions: Mapping[str, Path]) -> list[Note]:
 
 
 def _copy_notes(companions: Mapping[str, Path]) -> list[Note]:
-    """A note for each file of a processor: it is the base's, whatever the donors have."""
+    """A note for each file that is the first model's, whatever the others have."""
     text = "copied from the first model, byte for byte"
-    return [Note("processor", name, text) for name in PROCESSOR_FILES if name in companions]
+    kinds = (("processor", PROCESSOR_FILES), ("tokenizer", _OTHER_VOCABULARIES))
+    return [Note(kind, n, text) for kind, names in kinds for n in names if n in companions]
 
 
 def _write_companions(

@@ -17,6 +17,7 @@ from typing import Any
 from remerge.adapters.fit import fit_adapter
 from remerge.adapters.peft_files import Adapter, adapter_from_header
 from remerge.architectures.alignment import aligned_by_header
+from remerge.architectures.layout import is_language_of, laid_out_like
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.sources.delivery import SourceFiles
 from remerge.sources.intake import adapter_table, tensor_table
@@ -152,8 +153,14 @@ def check_source(
 
 def check_against_base(model: Described, base: Described, rules: list[str | None]) -> None:
     """CheckpointError unless the model is a fine-tune of the base under each vocabulary rule."""
+    one, two = model.config, base.config
+    related = is_language_of(one, two) or is_language_of(two, one)
+    laid = laid_out_like(model.checkpoint, one, base.checkpoint, two)
+    model = replace(model, checkpoint=laid.model)
     for key, called in _STRUCTURE.items():
         mine, theirs = model.config.get(key), base.config.get(key)
+        if key == "model_type" and related:
+            continue
         if mine is not None and theirs is not None and mine != theirs:
             raise CheckpointError(
                 f"{model.checkpoint.label} ({model.checkpoint.folder}): {called} is "

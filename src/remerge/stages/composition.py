@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from remerge.errors import RecipeError, RemergeError, printable
 from remerge.evaluate.suite import suite_from_params
+from remerge.recipes import project
 from remerge.recipes.derive import DERIVED, derive
 from remerge.recipes.pins import read_pins
 from remerge.recipes.preflight import check_formats_here
@@ -35,6 +36,7 @@ from remerge.recipes.tables import Tables
 from remerge.schema import nearest
 from remerge.stages.composed import KEY, overrides_in, record
 from remerge.stages.guard import (
+    PROJECT,
     check_arguments,
     check_composed,
     check_files,
@@ -69,15 +71,19 @@ def install() -> None:
 def written_and_derived(config: DictConfig, conf: Path) -> dict[str, Any]:
     """Derive the tables of a composed configuration; RecipeError for what is wrong in it."""
     whole = copy.deepcopy(config)
+    is_project = PROJECT in whole
+    derived = project.DERIVED if is_project else DERIVED
     OmegaConf.set_struct(whole, False)
     with open_dict(whole):
-        for key in {*DERIVED, KEY, "hydra"} & set(map(str, whole)):
+        for key in {*derived, KEY, "hydra"} & set(map(str, whole)):
             del whole[key]
     try:
         params = OmegaConf.to_container(whole, resolve=True)
     except OmegaConfBaseException as error:
         raise RecipeError(_interpolation(error, whole)) from None
     assert isinstance(params, dict)
+    if is_project:
+        return _project_tables(params, conf)
     return _tables(json.dumps(params, default=str), params, conf)
 
 
@@ -102,6 +108,12 @@ def _tables(text: str, params: dict[str, Any], conf: Path) -> dict[str, Any]:
     return _cached[1]
 
 
+def _project_tables(params: dict[str, Any], conf: Path) -> dict[str, Any]:
+    """The derived tables of a project with a stage a node."""
+    pins = read_pins(conf / "pins", pins_names(read_recipe(params.get("recipe"))))
+    return project.derive_project(params, pins)
+
+
 def _derived(key: str, *, _root_: DictConfig) -> Any:
     """The value of `${derived:KEY}`."""
     if key == KEY:
@@ -123,7 +135,7 @@ def _record(root: DictConfig) -> dict[str, Any]:
     evaluation = whole.get("eval") or {}
     names = [
         *pins_names(read_recipe(OmegaConf.to_container(whole.recipe))),
-        evaluation.get("suite"),
+        *([evaluation["suite"]] if "suite" in evaluation else []),
     ]
     pins = {_conf / "pins" / f"{name}.yaml" for name in names}
     files = _read | {path for path in pins if path.is_file()}

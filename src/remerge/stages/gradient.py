@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from remerge.errors import RecipeError
-from remerge.merge.donors import mapping_folder
-from remerge.merge.vocabularies import (
-    with_chat_template,
-    with_one_vocabulary,
-    written_choice,
-)
-from remerge.methods.gradient import Gradient, Vocabulary, in_order_for, plan_gradient
+from remerge.methods.gradient import Gradient, in_order_for, plan_gradient
 from remerge.recipes.methods import Gradient as Node
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.threads import thread_count
@@ -34,36 +27,22 @@ def blend() -> Path:
         blend=node.blend or section.blend,
         containing=section.containing if node.containing is None else node.containing,
     )
-    first, second = open_checkpoint("merged/p1"), open_checkpoint("merged/p2")
-    choice = written_choice(node.tokenizer)
-    companions, changes = companions_of("merged/p1"), dict[str, Any]()
-    with mapping_folder(SCRATCH) as mapped:
-        first, vocabulary = in_order_for(gradient, first), None
-        if choice is not None:
-            shared = with_one_vocabulary([first, second], choice, mapped)
-            companions, changes = shared.companions, shared.config_changes
-            first, second = shared.models
-            vocabulary = Vocabulary("one", shared.notes, shared.digest)
-        if node.chat_template is not None:
-            companions = with_chat_template(companions, node.chat_template, [first, second], mapped)
-        plan = plan_gradient(
-            first,
-            second,
-            gradient,
-            dtype=from_torch_name(recipe.dtype),
-            shard_bytes=recipe.shard_bytes,
-            label="gradient",
-            vocabulary=vocabulary,
-        )
-        build(
-            plan,
-            out,
-            companions=companions,
-            config_changes=changes,
-            scratch=SCRATCH,
-            threads=thread_count(),
-            **execution(params.execution),
-        )
+    plan = plan_gradient(
+        in_order_for(gradient, open_checkpoint("merged/p1")),
+        open_checkpoint("merged/p2"),
+        gradient,
+        dtype=from_torch_name(recipe.dtype),
+        shard_bytes=recipe.shard_bytes,
+        label="gradient",
+    )
+    build(
+        plan,
+        out,
+        companions=companions_of("merged/p1"),
+        scratch=SCRATCH,
+        threads=thread_count(),
+        **execution(params.execution),
+    )
     return out
 
 

@@ -24,6 +24,9 @@ from remerge.yaml_text import parse_yaml
 RESOLVERS = frozenset({"derived"})
 #: Derived tables that conf/config.yaml must ask for: they read, and so check, all that is written.
 REQUIRED = ("pins", "places", "composed")
+#: The table by which a project with a stage a node is known, and what it must ask for.
+PROJECT = "nodes"
+REQUIRED_OF_PROJECTS = ("pins", PROJECT, "composed")
 _FILE_LIMIT = 4_000_000
 _SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE
@@ -93,7 +96,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
         key = override.key_or_group.lstrip("/")
         if re.split(r"[./@]", key)[0] == "hydra" or "hydra" in (override.package or "").split("."):
             raise RecipeError(f"-S {printable(text, 80)}: configures Hydra itself; refused")
-        if key.split(".")[0] in REQUIRED:
+        if key.split(".")[0] in {*REQUIRED, *REQUIRED_OF_PROJECTS}:
             raise RecipeError(
                 f"-S {printable(text, 80)}: is derived from the recipe and cannot be set"
             )
@@ -133,7 +136,7 @@ def check_composed(config: DictConfig) -> None:
     plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     raw = OmegaConf.to_container(plain, resolve=False)
     assert isinstance(raw, dict)
-    for key in REQUIRED:
+    for key in REQUIRED_OF_PROJECTS if PROJECT in raw else REQUIRED:
         if raw.get(key) != f"${{derived:{key}}}":
             raise RecipeError(
                 f"conf/config.yaml: `{key}: ${{derived:{key}}}` is missing, by which the "

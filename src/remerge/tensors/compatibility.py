@@ -33,7 +33,9 @@ COMPUTED = Path("computed on the way")
 #: Vectors with an entry a token.
 TOKEN_BIASES = ("lm_head.bias", "embed_out.bias")
 #: Buffers that old checkpoints saved beside the weights; the model computes them itself.
-_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+_BUFFER = re.compile(
+    r"(^|\.)((rotary|rotary_emb|rotary_pos_emb)\.(inv_freq|cos_cached|sin_cached)|position_ids)$"
+)
 #: Causal masks [1, 1, n, n] and their fill values of GPT-2, GPT-J, GPT-Neo and GPT-NeoX (Pythia).
 _MASK = re.compile(r"(^|\.)(attn|attention|crossattention)\.(bias|masked_bias)$")
 
@@ -125,6 +127,20 @@ def fit(
             info = replace(info, shape=wanted.shape, nbytes=nbytes)
         fitted[name] = info
     return fitted, notes
+
+
+def truncated(model: Checkpoint, first: Checkpoint) -> tuple[dict[str, TensorInfo], list[Note]]:
+    """The model's tensors without the vocabulary rows that the first model does not have."""
+    tensors, notes = dict(model.tensors), []
+    for name, info in model.tensors.items():
+        wanted = first.tensors.get(name)
+        if wanted is not None and info.shape != wanted.shape and _extra_rows(info, wanted):
+            nbytes = wanted.size * ITEM_SIZE[info.dtype]
+            tensors[name] = replace(info, shape=wanted.shape, nbytes=nbytes)
+            extra = info.shape[0] - wanted.shape[0]
+            text = f"{extra} vocabulary rows beyond the base, dropped"
+            notes.append(Note(model.label, name, text))
+    return tensors, notes
 
 
 def fit_tokens(

@@ -17,7 +17,7 @@ from remerge.tensors.safetensors import TensorInfo
 
 
 def _in_source_order(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Undo the change of places that `LlamaTensor.source_rows` describes."""
+    """Undo the change of places that `ModelTensor.source_rows` describes."""
     if not heads:
         return rows
     size = len(rows) // heads

@@ -18,13 +18,10 @@ import numpy as np
 
 from remerge.errors import CheckpointError, NumericError, printable
 from remerge.files import require_space
-from remerge.kernels.blocks import widen
 from remerge.progress import track
 from remerge.quantize.blocks import q4_0
 from remerge.quantize.blocks.types import BlockType
-from remerge.quantize.core.llama import LlamaTensor
-from remerge.tensors.checkpoint import raw_bytes
-from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.quantize.core.tensor import ModelTensor, read_rows
 
 #: Weights in one piece: large enough to keep a thread busy, small enough for its cache.
 PIECE = 1 << 18
@@ -32,41 +29,35 @@ PIECE = 1 << 18
 ALIGNMENT = 32
 
 
-def _refuse(tensor: LlamaTensor, kind: BlockType, values: np.ndarray, start: int) -> None:
+def _refuse(tensor: ModelTensor, kind: BlockType, values: np.ndarray, start: int) -> None:
     """Raise NumericError for a piece whose numbers cannot be stored."""
-    where = f"{tensor.info.path}: tensor {printable(tensor.info.name)!r}"
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         row, column = divmod(int(bad[0]), tensor.columns)
-        source = int(tensor.source_rows(start + row, start + row + 1)[0])
-        index = [source, column] if len(tensor.info.shape) == 2 else [column]
-        raise NumericError(f"{where}: {values[bad[0]]} at index {index}; repair the source")
+        info, index = tensor.source_index(start + row, column)
+        raise NumericError(
+            f"{info.path}: tensor {printable(info.name)!r}: {values[bad[0]]} at index {index}; "
+            "repair the source"
+        )
+    where = f"{tensor.info.path}: tensor {printable(tensor.info.name)!r}"
     raise NumericError(
         f"{where}: numbers up to {float(np.abs(values).max()):.6g} are too large for {kind.name}"
     )
 
 
-def encode_rows(tensor: LlamaTensor, kind: BlockType, start: int, stop: int) -> np.ndarray:
+def encode_rows(tensor: ModelTensor, kind: BlockType, start: int, stop: int) -> np.ndarray:
     """Rows [start:stop] of `tensor` as uint8 bytes of type `kind`.
 
     NumericError names the tensor and the index of a NaN or Inf in it.
     """
-    info = tensor.info
-    stride = tensor.columns * ITEM_SIZE[info.dtype]
-    if tensor.rotated_heads:
-        raw = raw_bytes(info).reshape(tensor.rows, stride)[tensor.source_rows(start, stop)]
-        raw = raw.reshape(-1)
-    else:
-        raw = raw_bytes(info)[start * stride : stop * stride]
-    values = np.empty((stop - start) * tensor.columns, np.float32)
-    widen(raw, KERNEL_CODE[info.dtype], values)
+    values = read_rows(tensor, start, stop)
     out = np.empty(kind.size(values.size), np.uint8)
     if not q4_0.all_finite(values) or not kind.kernel(values, out):
         _refuse(tensor, kind, values, start)
     return out
 
 
-def row_ranges(tensor: LlamaTensor, kind: BlockType) -> list[tuple[int, int]]:
+def row_ranges(tensor: ModelTensor, kind: BlockType) -> list[tuple[int, int]]:
     """First and past-the-last row of each piece; CheckpointError for rows of broken blocks."""
     if tensor.columns % kind.width:
         raise CheckpointError(
@@ -78,7 +69,7 @@ def row_ranges(tensor: LlamaTensor, kind: BlockType) -> list[tuple[int, int]]:
 
 
 def encode(
-    tensor: LlamaTensor, kind: BlockType, pool: ThreadPoolExecutor, depth: int
+    tensor: ModelTensor, kind: BlockType, pool: ThreadPoolExecutor, depth: int
 ) -> Iterator[np.ndarray]:
     """The bytes of `tensor` as type `kind`, in order, with at most `depth` pieces under way."""
     waiting: deque[Future[np.ndarray]] = deque()
@@ -96,11 +87,11 @@ def encode(
 
 def write_tensors(
     file: BinaryIO,
-    plan: Iterable[tuple[LlamaTensor, BlockType]],
+    plan: Iterable[tuple[ModelTensor, BlockType]],
     threads: int,
     label: str,
-    header: Callable[[LlamaTensor, BlockType], bytes] | None = None,
-    encoded: Callable[[LlamaTensor], Iterator[bytes]] | None = None,
+    header: Callable[[ModelTensor, BlockType], bytes] | None = None,
+    encoded: Callable[[ModelTensor], Iterator[bytes]] | None = None,
 ) -> None:
     """Append all tensors, each behind its `header` if it has one, data at aligned places.
 
@@ -110,9 +101,9 @@ def write_tensors(
     ToolError before anything is computed if the disk does not hold them.
     """
     rows = list(plan)
-    written = sum(kind.size(tensor.info.size) for tensor, kind in rows)
+    written = sum(kind.size(tensor.size) for tensor, kind in rows)
     require_space(Path(file.name).parent, written, label)
-    total = sum(tensor.info.nbytes for tensor, _ in rows)
+    total = sum(info.nbytes for tensor, _ in rows for info in tensor.sources)
     with ThreadPoolExecutor(threads) as pool, track(total, label) as bar:
         for tensor, kind in rows:
             if header:
@@ -123,4 +114,4 @@ def write_tensors(
             else:
                 pieces = encode(tensor, kind, pool, depth=2 * threads)
                 file.writelines(piece.data for piece in pieces)
-            bar.advance(tensor.info.nbytes)
+            bar.advance(sum(info.nbytes for info in tensor.sources))

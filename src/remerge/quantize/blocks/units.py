@@ -24,8 +24,8 @@ from remerge.files import require_spaces
 from remerge.ownership import own_folder
 from remerge.quantize.blocks.encoding import encode_rows, row_ranges
 from remerge.quantize.blocks.types import TYPES, BlockType
-from remerge.quantize.core.llama import LlamaTensor
 from remerge.quantize.core.request import Request
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.json_files import json_text, read_json
 from remerge.tensors.safetensors import TensorInfo
@@ -48,11 +48,11 @@ class EncodePlan:
 
     label: str
     shards: tuple[Shard, ...]
-    sources: Mapping[str, tuple[LlamaTensor, str]]
+    sources: Mapping[str, tuple[ModelTensor, str]]
 
     def reads(self, tensor: OutputTensor) -> Sequence[TensorInfo]:
-        """The checkpoint's tensor."""
-        return [self.sources[tensor.name][0].info]
+        """The tensors of the checkpoint that it is made of."""
+        return list(self.sources[tensor.name][0].sources)
 
     def compute(self, tensor: OutputTensor) -> Chunks:
         """Encode the tensor in the same steps as `encode`; no statistics."""
@@ -63,19 +63,19 @@ class EncodePlan:
         return {}
 
 
-def plan_units(plan: Sequence[tuple[LlamaTensor, BlockType]], label: str) -> EncodePlan:
+def plan_units(plan: Sequence[tuple[ModelTensor, BlockType]], label: str) -> EncodePlan:
     """The units that encode `plan`; CheckpointError for rows of broken blocks."""
     for tensor, kind in plan:
         row_ranges(tensor, kind)  # refused before the work, not in it
-    outputs = [OutputTensor(t.info.name, "U8", (kind.size(t.info.size),)) for t, kind in plan]
+    outputs = [OutputTensor(t.info.name, "U8", (kind.size(t.size),)) for t, kind in plan]
     sources = {tensor.info.name: (tensor, kind.name) for tensor, kind in plan}
     return EncodePlan(label, plan_shards(outputs, SHARD_BYTES), sources)
 
 
 @contextmanager
 def encoded_in_units(
-    plan: Sequence[tuple[LlamaTensor, BlockType]], request: Request
-) -> Iterator[Callable[[LlamaTensor], Iterator[bytes]] | None]:
+    plan: Sequence[tuple[ModelTensor, BlockType]], request: Request
+) -> Iterator[Callable[[ModelTensor], Iterator[bytes]] | None]:
     """The bytes of each tensor of `plan`, made by `request.make_shards`; None where that is None.
 
     Finished units are kept in `request.scratch` until the block ends well, so that the next attempt
@@ -128,12 +128,20 @@ def _copied(path: Path, offset: int, record: TensorRecord) -> Iterator[bytes]:
 def _key(units: EncodePlan, model: Path) -> str:
     """A digest of all that decides the bytes of the units: model, types, layout and code."""
     sources = [
-        [asdict(tensor) | {"info": [tensor.info.name, tensor.info.dtype, tensor.info.shape]}, kind]
+        [asdict(tensor) | {"info": None, "stacked": [*map(_named, _parts(tensor))]}, kind]
         for tensor, kind in units.sources.values()
     ]
     layout = [[s.file, hashlib.sha256(s.header).hexdigest()] for s in units.shards]
     described = [_identity(units, model), sources, layout, digest_of(*ENCODING)]
     return hashlib.sha256(json_text(described).encode()).hexdigest()[:32]
+
+
+def _parts(tensor: ModelTensor) -> tuple[TensorInfo, ...]:
+    return tensor.sources or (tensor.info,)
+
+
+def _named(info: TensorInfo) -> list[Any]:
+    return [info.name, info.dtype, info.shape]
 
 
 def _identity(units: EncodePlan, model: Path) -> Any:
@@ -142,5 +150,6 @@ def _identity(units: EncodePlan, model: Path) -> Any:
     said = read_json(manifest).get("model_id") if manifest.is_file() else None
     if isinstance(said, str):
         return said
-    stats = {path: path.stat() for path in sorted({t.info.path for t, _ in units.sources.values()})}
+    read = {info.path for tensor, _ in units.sources.values() for info in tensor.sources}
+    stats = {path: path.stat() for path in sorted(read)}
     return [[str(path.resolve()), s.st_size, s.st_mtime_ns] for path, s in stats.items()]

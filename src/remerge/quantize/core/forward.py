@@ -25,7 +25,7 @@ _LOGIT_ROWS = 1024
 
 
 class Weights(Protocol):
-    """Where weights come from: parts and layers are named as in `LlamaTensor`."""
+    """Where weights come from: parts and layers are named as in `ModelTensor`."""
 
     def __call__(self, part: str, layer: int) -> np.ndarray:
         """The float64 matrix or vector of one part; layer −1 for what is outside the layers."""

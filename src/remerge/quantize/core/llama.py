@@ -2,24 +2,19 @@
 
 >>> shape = read_shape(read_config(folder), str(folder))
 >>> tensors = llama_tensors(open_checkpoint(folder), shape)
-
-transformers rotates the halves of a head against each other, ggml neighbouring pairs: row
-h·d + p·d/2 + i of the query and key projections there is row h·d + 2i + p here (d: head size,
-p: 0 or 1). Everything else keeps its rows.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from remerge.errors import CheckpointError, printable
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.tensors.checkpoint import Checkpoint
 from remerge.tensors.dtypes import KERNEL_CODE
-from remerge.tensors.safetensors import TensorInfo
 
 
 @dataclass(frozen=True)
@@ -40,40 +35,8 @@ class LlamaShape:
     tied: bool
 
 
-@dataclass(frozen=True)
-class LlamaTensor:
-    """One tensor to be written. `part` is its place in a layer (`attn_q`) or the model (`output`).
-
-    `layer` is −1 outside the layers. `rotated_heads` is the number of heads whose rows change
-    places, 0 where none do.
-    """
-
-    part: str
-    layer: int
-    info: TensorInfo
-    rotated_heads: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Number of rows; a vector is one row."""
-        return self.info.shape[0] if len(self.info.shape) == 2 else 1
-
-    @property
-    def columns(self) -> int:
-        """Length of a row."""
-        return self.info.shape[-1]
-
-    def source_rows(self, start: int, stop: int) -> np.ndarray:
-        """Which rows of the checkpoint become rows [start:stop] of the file: int64 [stop−start]."""
-        rows = np.arange(start, stop)
-        if not self.rotated_heads:
-            return rows
-        size = self.rows // self.rotated_heads
-        head, within = rows // size, rows % size
-        return head * size + within % 2 * (size // 2) + within // 2
-
-
-def _number(config: dict[str, Any], key: str, where: str, default: Any = None) -> int:
+def positive_integer(config: Mapping[str, Any], key: str, where: str, default: Any = None) -> int:
+    """Read a size of `config.json`; CheckpointError for anything but a positive integer."""
     value = config.get(key, default)
     if type(value) is not int or value <= 0:
         raise CheckpointError(
@@ -82,7 +45,8 @@ def _number(config: dict[str, Any], key: str, where: str, default: Any = None) -
     return value
 
 
-def _real(value: Any, key: str, where: str) -> float:
+def positive_number(value: Any, key: str, where: str) -> float:
+    """Check a number of `config.json`; CheckpointError for anything but a positive one."""
     if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
         raise CheckpointError(
             f"{where}: config.json: {key} must be a positive number, found {printable(value, 40)}"
@@ -90,20 +54,38 @@ def _real(value: Any, key: str, where: str) -> float:
     return float(value)
 
 
+def rope_table(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Find the table of rope parameters, as transformers does; empty where there is none.
+
+    Raises:
+        CheckpointError: It is something else than a table.
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        table = config.get(key)
+        if table is not None and not isinstance(table, dict):
+            raise CheckpointError(
+                f"{where}: config.json: {key} is {printable(table, 40)}, not a table; write null "
+                "for a rope that is not scaled"
+            )
+        if table:
+            return table
+    return {}
+
+
 def _rope(config: dict[str, Any], where: str) -> tuple[float, float]:
     """Base frequency and linear scaling factor, from the old keys or from `rope_parameters`."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise CheckpointError(f"{where}: config.json: the rope parameters are not an object")
+    rope = rope_table(config, where)
     kind = rope.get("rope_type", rope.get("type", "default"))
-    base = _real(rope.get("rope_theta", config.get("rope_theta", 10000.0)), "rope_theta", where)
+    base = positive_number(
+        rope.get("rope_theta", config.get("rope_theta", 10000.0)), "rope_theta", where
+    )
     if kind == "default":
         return base, 1.0
     if kind == "linear":
-        return base, _real(rope.get("factor"), "rope factor", where)
+        return base, positive_number(rope.get("factor"), "rope factor", where)
     raise CheckpointError(
         f"{where}: config.json: rope type {printable(kind, 40)!r} cannot be written; "
-        "only default and linear can"
+        "only default and linear can, and more in GGUF"
     )
 
 
@@ -112,30 +94,30 @@ def read_shape(config: dict[str, Any], where: str) -> LlamaShape:
     if config.get("model_type") != "llama":
         raise CheckpointError(
             f"{where}: config.json: model_type is {printable(config.get('model_type'), 40)!r}; "
-            "only llama can be quantized"
+            "only GGUF can be written for other architectures than llama"
         )
     if config.get("hidden_act", "silu") != "silu":
         raise CheckpointError(
             f"{where}: config.json: hidden_act is {printable(config['hidden_act'], 40)!r}; every "
             "runtime of these formats computes silu"
         )
-    heads = _number(config, "num_attention_heads", where)
-    hidden = _number(config, "hidden_size", where)
+    heads = positive_integer(config, "num_attention_heads", where)
+    hidden = positive_integer(config, "hidden_size", where)
     base, factor = _rope(config, where)
     shape = LlamaShape(
-        vocabulary=_number(config, "vocab_size", where),
+        vocabulary=positive_integer(config, "vocab_size", where),
         hidden=hidden,
-        feed_forward=_number(config, "intermediate_size", where),
-        layers=_number(config, "num_hidden_layers", where),
+        feed_forward=positive_integer(config, "intermediate_size", where),
+        layers=positive_integer(config, "num_hidden_layers", where),
         heads=heads,
-        kv_heads=_number(config, "num_key_value_heads", where, heads),
-        head_size=_number(config, "head_dim", where, hidden // heads)
+        kv_heads=positive_integer(config, "num_key_value_heads", where, heads),
+        head_size=positive_integer(config, "head_dim", where, hidden // heads)
         if config.get("head_dim") is not None
         else hidden // heads,
-        context=_number(config, "max_position_embeddings", where, 2048),
+        context=positive_integer(config, "max_position_embeddings", where, 2048),
         rope_base=base,
         rope_factor=factor,
-        rms_epsilon=_real(config.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
+        rms_epsilon=positive_number(config.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
         tied=bool(config.get("tie_word_embeddings", False)),
     )
     if shape.head_size <= 0 or shape.head_size % 2 or heads % shape.kv_heads:
@@ -172,7 +154,7 @@ def _expected(shape: LlamaShape) -> list[tuple[str, str, int, tuple[int, ...], i
     return rows
 
 
-def llama_tensors(checkpoint: Checkpoint, shape: LlamaShape) -> list[LlamaTensor]:
+def llama_tensors(checkpoint: Checkpoint, shape: LlamaShape) -> list[ModelTensor]:
     """All tensors in the order in which they are written.
 
     CheckpointError for a tensor that is missing, has another shape or type than `config.json`
@@ -194,7 +176,7 @@ def llama_tensors(checkpoint: Checkpoint, shape: LlamaShape) -> list[LlamaTensor
                 f"{info.path}: tensor {name!r} is {info.dtype}; "
                 "only F16, BF16 and F32 weights can be quantized"
             )
-        tensors.append(LlamaTensor(part, layer, info, heads))
+        tensors.append(ModelTensor(part, layer, info, heads))
     if shape.tied:
         left.pop("lm_head.weight", None)
     strays = [name for name in left if not name.endswith("rotary_emb.inv_freq")]

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from remerge.errors import CheckpointError
 from remerge.progress import track
 from remerge.quantize.core.corpus import read_passages
 from remerge.quantize.core.forward import log_probabilities
-from remerge.quantize.core.llama import read_shape
+from remerge.quantize.core.llama import LlamaShape, read_shape
 from remerge.quantize.core.weights import checkpoint_weights, quantized_weights
 from remerge.tensors.checkpoint import read_config
 
@@ -42,9 +43,20 @@ class Quality:
     agreement: float
 
 
+def _shape_of(model_folder: Path) -> LlamaShape:
+    """The shape of a model; CheckpointError, which says what to do, if it cannot be measured."""
+    try:
+        return read_shape(read_config(model_folder), str(model_folder))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; what a format lost can be measured for plain Llamas only: leave out "
+            "--measure, or set quantize.measure=false"
+        ) from None
+
+
 def check_measurable(model_folder: Path, texts: Sequence[Path]) -> None:
     """Raise what `measure` would for a model and texts, from config and tokenizer alone."""
-    shape = read_shape(read_config(model_folder), str(model_folder))
+    shape = _shape_of(model_folder)
     read_passages(model_folder, texts, shape.vocabulary, min(WINDOW_LENGTH, shape.context), WINDOWS)
 
 
@@ -63,7 +75,7 @@ def measure(
     """
     model_folder, quantized_folder = Path(model_folder), Path(quantized_folder)
     files = [Path(texts)] if isinstance(texts, str | Path) else [Path(text) for text in texts]
-    shape = read_shape(read_config(model_folder), str(model_folder))
+    shape = _shape_of(model_folder)
     length = min(length, shape.context)
     passages = read_passages(model_folder, files, shape.vocabulary, length, windows)
     ids = [passage.ids for passage in passages]

@@ -57,7 +57,8 @@ class Vocabulary:
     """`texts`, `scores` and `kinds` have one entry a row of the embedding.
 
     `special` maps ``bos``, ``eos``, ``unk`` and ``pad`` to ids, where the model has them. `notes`
-    tell what was padded or left out.
+    tell what was padded or left out. `model` and `pre` are llama.cpp's names of the tokenizer and
+    of what splits a text before it; byte-level tokens (``gpt2``) have `merges` in place of scores.
     """
 
     texts: tuple[str, ...]
@@ -68,6 +69,9 @@ class Vocabulary:
     add_eos: bool
     space_prefix: bool
     notes: tuple[str, ...]
+    model: str = "llama"
+    pre: str = "default"
+    merges: tuple[str, ...] = ()
 
 
 def read_pieces(files: TokenizerFiles) -> tuple[Piece, ...]:
@@ -154,7 +158,12 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         CheckpointError: There is no SentencePiece model, it is damaged, no token ends a text, or
             llama.cpp would split texts otherwise than transformers.
     """
-    files = read_tokenizer_files(folder)
+    return read_vocabulary_of(read_tokenizer_files(folder), rows)
+
+
+def read_vocabulary_of(files: TokenizerFiles, rows: int) -> Vocabulary:
+    """`read_vocabulary` for files that are read already."""
+    folder = files.folder
     pieces = read_pieces(files)
     known = {piece.text: token for token, piece in reversed(list(enumerate(pieces)))}
     numbers = number_added(files, known, rows)

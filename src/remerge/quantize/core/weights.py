@@ -16,12 +16,13 @@ import numpy as np
 from remerge.errors import CheckpointError, NumericError, printable
 from remerge.quantize.core.format import CONTAINERS
 from remerge.quantize.core.forward import Weights
-from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors
+from remerge.quantize.core.llama import LlamaShape, llama_tensors
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.tensors.checkpoint import open_checkpoint, read_f32
 from remerge.tensors.json_files import read_json
 
 
-def read_weights(tensor: LlamaTensor) -> np.ndarray:
+def read_weights(tensor: ModelTensor) -> np.ndarray:
     """The tensor in its own shape as float32; NumericError for NaN or Inf."""
     values = read_f32(tensor.info)
     bad = np.flatnonzero(~np.isfinite(values))

@@ -19,10 +19,11 @@ from remerge.files import open_atomic
 from remerge.quantize.blocks.encoding import write_tensors
 from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.blocks.units import encoded_in_units
-from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
+from remerge.quantize.core.llama import LlamaShape, llama_tensors, read_shape
 from remerge.quantize.core.mixture import Layout
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
 from remerge.quantize.ggml.header import read_ggml_header
 from remerge.quantize.ggml.mixture import choose_type
@@ -132,7 +133,7 @@ def _header(shape: LlamaShape, vocabulary: Vocabulary, multiple: int, file_type:
     return b"".join(parts)
 
 
-def _tensor_header(tensor: LlamaTensor, kind: BlockType) -> bytes:
+def _tensor_header(tensor: ModelTensor, kind: BlockType) -> bytes:
     name = tensor_name(tensor.part, tensor.layer).encode()
     sizes = tensor.info.shape[::-1]
     return struct.pack(f"<3I{len(sizes)}I", len(sizes), len(name), kind.code, *sizes) + name
@@ -143,7 +144,7 @@ class Prepared:
     """The head of a file, its tensors with their types, and notes on the vocabulary."""
 
     header: bytes
-    plan: list[tuple[LlamaTensor, BlockType]]
+    plan: list[tuple[ModelTensor, BlockType]]
     notes: tuple[str, ...]
 
 

@@ -16,6 +16,8 @@ from remerge.quantize.core.mixture import Layout, type_by_rules
 _FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 #: The full-width types, which have no mixture.
 _PLAIN = ("F16", "BF16", "F32")
+#: Matrices that llama.cpp reads in float32 whatever the format: routers, learned positions.
+_PRECISE = ("ffn_gate_inp", "position_embd")
 
 
 def _wanted(part: str, layer: int, columns: int, form: Format, layout: Layout) -> str:
@@ -40,7 +42,7 @@ def choose_type(part: str, layer: int, shape: Sequence[int], form: Format, layou
     `part` is its place in a layer (`attn_q`) or in the model (`output`, then `layer` is −1),
     `shape` its own, columns last.
     """
-    if len(shape) < 2:
+    if len(shape) < 2 or part in _PRECISE:
         return "F32"
     name = _wanted(part, layer, shape[-1], form, layout)
     if shape[-1] % SIZES[name].width:

@@ -11,20 +11,22 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 
-from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
+from gguf import GGMLQuantizationType, GGUFWriter
 
 from remerge.files import create, publish, temporary_path
 from remerge.quantize.blocks.encoding import ALIGNMENT, write_tensors
 from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.blocks.units import encoded_in_units
-from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
-from remerge.quantize.core.mixture import Layout
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
-from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
+from remerge.quantize.core.tensor import ModelTensor
+from remerge.quantize.core.tokenizer_files import read_tokenizer_files
+from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary_of
+from remerge.quantize.gguf.byte_level import is_byte_level, read_byte_level
 from remerge.quantize.gguf.general import describe_for_people, further_ends
 from remerge.quantize.gguf.header import read_gguf_header
 from remerge.quantize.gguf.mixture import choose_type
+from remerge.quantize.gguf.model import Model, read_model
 from remerge.tensors.checkpoint import open_checkpoint, read_config
 from remerge.vocabulary.chat_template import chat_template
 
@@ -32,43 +34,32 @@ FILE_NAME = "model.gguf"
 _QUANTIZATION_VERSION = 2
 
 
-def tensor_name(part: str, layer: int) -> str:
+def tensor_name(part: str, layer: int, suffix: str = "weight") -> str:
     """The name in the file: `blk.3.attn_q.weight`, `output.weight`."""
     place = f"blk.{layer}." if layer >= 0 else ""
-    return f"{place}{part}.weight"
+    return f"{place}{part}.{suffix}"
 
 
-def _describe_model(writer: GGUFWriter, shape: LlamaShape, name: str, file_type: int) -> None:
+def _describe_model(writer: GGUFWriter, model: Model, name: str, file_type: int) -> None:
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(file_type)
     writer.add_quantization_version(_QUANTIZATION_VERSION)
-    writer.add_vocab_size(shape.vocabulary)
-    writer.add_context_length(shape.context)
-    writer.add_embedding_length(shape.hidden)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.feed_forward)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_layer_norm_rms_eps(shape.rms_epsilon)
-    writer.add_rope_dimension_count(shape.head_size)
-    writer.add_rope_freq_base(shape.rope_base)
-    if shape.head_size * shape.heads != shape.hidden:
-        writer.add_key_length(shape.head_size)
-        writer.add_value_length(shape.head_size)
-    if shape.rope_factor != 1.0:
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(shape.rope_factor)
+    for method, value in model.entries:
+        getattr(writer, method)(value)
 
 
 def _describe_vocabulary(
     writer: GGUFWriter, vocabulary: Vocabulary, ends: dict[str, int], template: str | None
 ) -> None:
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list([text.encode() for text in vocabulary.texts])
-    writer.add_token_scores(list(vocabulary.scores))
+    if vocabulary.scores:
+        writer.add_token_scores(list(vocabulary.scores))
     writer.add_token_types(list(vocabulary.kinds))
+    if vocabulary.merges:
+        writer.add_token_merges(list(vocabulary.merges))
     setters = {
         "bos": writer.add_bos_token_id,
         "eos": writer.add_eos_token_id,
@@ -83,18 +74,19 @@ def _describe_vocabulary(
             add(special[role])
     writer.add_add_bos_token(vocabulary.add_bos)
     writer.add_add_eos_token(vocabulary.add_eos)
-    writer.add_add_space_prefix(vocabulary.space_prefix)
+    if vocabulary.scores:
+        writer.add_add_space_prefix(vocabulary.space_prefix)
     if template is not None:
         writer.add_chat_template(template)
 
 
-def _write_header(writer: GGUFWriter, plan: list[tuple[LlamaTensor, BlockType]]) -> None:
+def _write_header(writer: GGUFWriter, plan: list[tuple[ModelTensor, BlockType]]) -> None:
     for tensor, kind in plan:
         writer.add_tensor_info(
-            tensor_name(tensor.part, tensor.layer),
-            tensor.info.shape,
+            tensor_name(tensor.part, tensor.layer, tensor.suffix),
+            tensor.shape,
             None,  # the number type: stands in the last argument
-            kind.size(tensor.info.size),
+            kind.size(tensor.size),
             GGMLQuantizationType(kind.code),
         )
     writer.write_header_to_file()
@@ -107,8 +99,8 @@ def _write_header(writer: GGUFWriter, plan: list[tuple[LlamaTensor, BlockType]])
 class Prepared:
     """All that goes into a file but the weights; `ends` are the tokens of `further_ends`."""
 
-    shape: LlamaShape
-    plan: list[tuple[LlamaTensor, BlockType]]
+    model: Model
+    plan: list[tuple[ModelTensor, BlockType]]
     vocabulary: Vocabulary
     ends: dict[str, int]
     template: str | None
@@ -117,20 +109,19 @@ class Prepared:
 
 def prepare(request: Request) -> Prepared:
     """Read config, headers and tokenizer; CheckpointError for what a GGUF file cannot hold."""
-    model = request.model
-    shape = read_shape(read_config(model), str(model))
-    tensors = llama_tensors(open_checkpoint(model), shape)
-    vocabulary = read_vocabulary(model, shape.vocabulary)
-    ends, more = further_ends(model, vocabulary.texts, vocabulary.special["eos"])
-    template = chat_template(model, request.prompt)
-    layout = Layout(shape.layers, shape.heads, shape.kv_heads, shape.tied)
-    form = request.form
+    folder, form = request.model, request.form
+    model = read_model(read_config(folder), open_checkpoint(folder))
+    files = read_tokenizer_files(folder)
+    read = read_byte_level if is_byte_level(files) else read_vocabulary_of
+    vocabulary = read(files, model.vocabulary)
+    ends, more = further_ends(folder, vocabulary.texts, vocabulary.special["eos"])
+    template = chat_template(folder, request.prompt)
     plan = [
-        (tensor, TYPES[choose_type(tensor.part, tensor.layer, tensor.info.shape, form, layout)])
-        for tensor in tensors
+        (each, TYPES[choose_type(each.part, each.layer, each.shape, form, model.layout)])
+        for each in model.tensors
     ]
-    notes = (*vocabulary.notes, *more, *template.notes)
-    return Prepared(shape, plan, vocabulary, ends, template.text, notes)
+    notes = (*model.notes, *vocabulary.notes, *more, *template.notes)
+    return Prepared(model, plan, vocabulary, ends, template.text, notes)
 
 
 def write(request: Request) -> QuantReport:
@@ -138,14 +129,14 @@ def write(request: Request) -> QuantReport:
     out, form = request.out, request.form
     made = prepare(request)
     plan = made.plan
-    weights = sum(tensor.info.size for tensor, _ in plan)
+    weights = sum(tensor.size for tensor, _ in plan)
     out.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(out / FILE_NAME)
     with encoded_in_units(plan, request) as encoded:
         try:
             os.close(create(temporary))  # ours from now on; the library opens it by its name
-            writer = GGUFWriter(temporary, "llama")
-            _describe_model(writer, made.shape, request.name, form.file_type)
+            writer = GGUFWriter(temporary, made.model.architecture)
+            _describe_model(writer, made.model, request.name, form.file_type)
             describe_for_people(writer, request.description, weights)
             _describe_vocabulary(writer, made.vocabulary, made.ends, made.template)
             _write_header(writer, plan)

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from remerge.quantize.core.forward import attend, gated, normalise
-from remerge.quantize.core.llama import LlamaShape, LlamaTensor
+from remerge.quantize.core.llama import LlamaShape
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.weights import read_weights
 from remerge.quantize.gptq.packing import STEPS, group_scales, pack
 from remerge.quantize.gptq.solver import GROUP, solve
@@ -21,7 +22,7 @@ class Fitting:
     """The state of one run: the hidden states so far, and what becomes of each tensor."""
 
     def __init__(
-        self, shape: LlamaShape, tensors: list[LlamaTensor], by_activation: bool, threads: int
+        self, shape: LlamaShape, tensors: list[ModelTensor], by_activation: bool, threads: int
     ) -> None:
         self.shape = shape
         self.by_activation = by_activation

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from remerge.kernels.blocks import narrow, widen
-from remerge.quantize.core.llama import LlamaTensor
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.gptq.solver import GROUP
 from remerge.shards.layout import OutputTensor
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
@@ -69,7 +69,7 @@ def unpack(packed: np.ndarray) -> np.ndarray:
     return nibbles.reshape(len(packed), -1).astype(np.int8) - np.int8(8)
 
 
-def packed_tensors(tensor: LlamaTensor) -> list[OutputTensor]:
+def packed_tensors(tensor: ModelTensor) -> list[OutputTensor]:
     """The tensors of the file that one tensor of the model becomes."""
     info = tensor.info
     if tensor.part not in FITTED:

@@ -20,9 +20,10 @@ from remerge.files import open_atomic, require_space, write_bytes, write_text
 from remerge.progress import track
 from remerge.quantize.core.corpus import calibration_windows
 from remerge.quantize.core.forward import embed
-from remerge.quantize.core.llama import LlamaShape, LlamaTensor, llama_tensors, read_shape
+from remerge.quantize.core.llama import LlamaShape, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
 from remerge.quantize.core.request import Request
+from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.weights import read_weights
 from remerge.quantize.gptq.calibration import Fitting, fit_layer
 from remerge.quantize.gptq.packing import FILE_NAME, FITTED, packed_tensors, quantization_config
@@ -47,7 +48,7 @@ _COPIED = (
 
 
 def _produce(
-    fitting: Fitting, tensors: list[LlamaTensor], windows: list[np.ndarray], label: str
+    fitting: Fitting, tensors: list[ModelTensor], windows: list[np.ndarray], label: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(name, bytes) of all tensors of the file, in the order of the model."""
     states = embed(fitting.weights, windows)
@@ -67,7 +68,7 @@ def _produce(
                     yield output.name, raw_bytes(tensor.info)
 
 
-def _check(tensors: list[LlamaTensor]) -> None:
+def _check(tensors: list[ModelTensor]) -> None:
     for tensor in tensors:
         if tensor.part in FITTED and tensor.columns % GROUP:
             raise CheckpointError(
@@ -99,7 +100,7 @@ class Prepared:
 
     config: dict[str, Any]
     shape: LlamaShape
-    tensors: list[LlamaTensor]
+    tensors: list[ModelTensor]
     windows: list[np.ndarray]
 
 

@@ -9,15 +9,23 @@ what was probably meant, or, with `lenient`, a note.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from remerge.errors import RecipeError, printable
+from remerge.merge.table import mergekit_defaults
 from remerge.methods.method import Method
 from remerge.methods.registry import METHODS, method_named
 from remerge.recipes.mergekit.references import Reference, parse_reference
-from remerge.recipes.mergekit.settings import NO_EFFECT, Misplaced, check_parameters
+from remerge.recipes.merges import (
+    Merge,
+    Module,
+    OutputSlice,
+    SourceUse,
+    TokenizerChoice,
+    TokenSource,
+)
+from remerge.recipes.settings import NO_EFFECT, Misplaced, check_parameters
 from remerge.schema import nearest, shown
 from remerge.tensors.dtypes import from_torch_name
 from remerge.yaml_text import Document, read_documents
@@ -55,105 +63,6 @@ _LEVELS = {
 _DTYPES = ("float16", "bfloat16", "float32")
 
 
-@dataclass(frozen=True)
-class SourceUse:
-    """A model in a slice; `layers` None: all of them."""
-
-    model: Reference
-    layers: tuple[int, int] | None
-    parameters: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class OutputSlice:
-    """Layers of the result; `line` is where it stands in the file."""
-
-    sources: tuple[SourceUse, ...]
-    base: Reference | None
-    parameters: Mapping[str, Any]
-    line: int
-
-
-@dataclass(frozen=True)
-class Module:
-    """A part of the model, by mergekit's name of it; None: the whole model."""
-
-    name: str | None
-    slices: tuple[OutputSlice, ...]
-    parameters: Mapping[str, Any]
-    line: int
-
-
-@dataclass(frozen=True)
-class TokenSource:
-    """Where the row of one token comes from.
-
-    Attributes:
-        kind: `zero`, `model` (the row of the same token) or `model_token` (that of another one).
-        model: Whose row it is.
-        token: Text or number of the other token.
-        force: Also in models that have the token.
-    """
-
-    kind: str
-    model: Reference | None = None
-    token: str | int | None = None
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class TokenizerChoice:
-    """The tokenizer of the result: `base`, `union` or a model's, and rules for single tokens."""
-
-    source: str | Reference
-    tokens: Mapping[str, TokenSource] = field(default_factory=dict)
-    pad_to_multiple_of: int | None = None
-
-
-@dataclass(frozen=True)
-class Merge:
-    """One document.
-
-    Attributes:
-        place: File, and number and name where there are several documents: begins messages.
-        name: How other documents refer to it.
-        method: The merge method.
-        base: The base model.
-        modules: What is merged; one without a name unless `modules` was written.
-        parameters: Those of the whole merge.
-        dtype: safetensors type of the result; None: that of the inputs.
-        tokenizer: None: that of the base model, or of the first model.
-        chat_template: As written.
-        notes: What was accepted and has no effect.
-        document: The document, for lines.
-    """
-
-    place: str
-    name: str | None
-    method: Method
-    base: Reference | None
-    modules: tuple[Module, ...]
-    parameters: Mapping[str, Any]
-    dtype: str | None
-    tokenizer: TokenizerChoice | None
-    chat_template: str | None
-    notes: tuple[str, ...]
-    document: Document
-
-    def references(self) -> list[Reference]:
-        """All models that it reads, each once, in the order of the file; the base first."""
-        found = [] if self.base is None else [self.base]
-        for module in self.modules:
-            for part in module.slices:
-                found += [] if part.base is None else [part.base]
-                found += [use.model for use in part.sources]
-        if self.tokenizer is not None:
-            if isinstance(self.tokenizer.source, Reference):
-                found.append(self.tokenizer.source)
-            found += [s.model for s in self.tokenizer.tokens.values() if s.model is not None]
-        return list(dict.fromkeys(found))
-
-
 def read_merges(path: Path, *, lenient: bool = False) -> list[Merge]:
     """Read all documents of a mergekit file.
 
@@ -185,6 +94,16 @@ def read_merges(path: Path, *, lenient: bool = False) -> list[Merge]:
             called = "have no name" if merge.name is None else f"are called {shown(merge.name)}"
             raise RecipeError(f"{where}:{line}: two documents {called}; give each its own `name:`")
     return merges
+
+
+def read_tokenizer(value: Any, where: str) -> TokenizerChoice | None:
+    """Read the tokenizer of a recipe's node: a model, `base` or `union`, or mergekit's table.
+
+    Raises:
+        RecipeError: It is something else; `where` says whose it is.
+    """
+    key = "tokenizer" if isinstance(value, Mapping) else "tokenizer_source"
+    return _Reader(where, 0, Document({}, {}), False).tokenizer({key: value})
 
 
 class _Reader:
@@ -231,6 +150,7 @@ class _Reader:
             dtype=out_dtype or dtype,
             tokenizer=self.tokenizer(top),
             chat_template=self.text(top.get("chat_template"), ("chat_template",)),
+            defaults=mergekit_defaults(method.name),
             notes=tuple(dict.fromkeys(self.notes)),
             document=self.document,
         )
@@ -470,6 +390,8 @@ class _Reader:
         self.notes.append(f"{self.at(path)}: {text}; it has no effect")
 
     def at(self, path: Place) -> str:
+        if not self.document.lines:
+            return ".".join(map(str, (self.where, *path)))
         return f"{self.where}:{self.document.line(path)}"
 
     def wrong(self, path: Place, text: str) -> RecipeError:

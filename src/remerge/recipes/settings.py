@@ -1,4 +1,4 @@
-"""Parameters in a mergekit file, checked against what a method states about itself.
+"""Parameters as a recipe or a mergekit file writes them, checked against what a method states.
 
 >>> check_parameters(METHODS["ties"], {"density": [1, 0.7]}, levels, problem)
 
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remerge.errors import RecipeError, printable
-from remerge.methods.method import Method, Parameter
-from remerge.methods.registry import METHODS
+from remerge.recipes.statements import STATEMENTS
 from remerge.schema import nearest, shown
+
+if TYPE_CHECKING:
+    from remerge.methods.method import Method, Parameter
 
 #: Says that an entry at a path has no effect; raises where that is an error.
 Ineffective = Callable[[tuple[str | int, ...], str], None]
@@ -63,7 +65,7 @@ def check_parameters(
             )
             continue
         if value is not None:
-            checked[name] = _setting(parameter, value, here, ineffective)
+            checked[name] = check_setting(parameter, value, here, ineffective)
     return checked
 
 
@@ -72,13 +74,14 @@ def _meant(name: str, method: Method) -> str:
     close = nearest(name, known)
     if close:
         return close
-    others = [m.name for m in METHODS.values() if any(p.name == name for p in m.parameters)]
+    others = [m.name for m in STATEMENTS.values() if any(p.name == name for p in m.parameters)]
     whose = f"; it is one of {', '.join(others[:6])}" if others else ""
     has = f"has {', '.join(known)}" if known else "takes none"
     return f"{whose}; {method.name} {has}"
 
 
-def _setting(parameter: Parameter, value: Any, path: Path, ineffective: Ineffective) -> Any:
+def check_setting(parameter: Parameter, value: Any, path: Path, ineffective: Ineffective) -> Any:
+    """Check the value of one parameter, of any form; arguments and errors as `check_parameters`."""
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list):
@@ -125,7 +128,7 @@ def _filters(
             continue
         if isinstance(entry["value"], list) and any(isinstance(v, Mapping) for v in entry["value"]):
             raise Misplaced(here, f"{parameter.name}: a filter within a filter")
-        value = _setting(parameter, entry["value"], (*here, "value"), ineffective)
+        value = check_setting(parameter, entry["value"], (*here, "value"), ineffective)
         found.append({"value": value} if text is None else {"filter": text, "value": value})
         everything = text in (None, "*")
     return found

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.files import write_bytes
-from remerge.recipes.mergekit.reading import Merge
 from remerge.recipes.mergekit.references import Reference
+from remerge.recipes.merges import Merge
 from remerge.schema import nearest, shown
 from remerge.shards.artefact import TOKENIZER_FILES, companions_of
 from remerge.tensors.checkpoint import Checkpoint
@@ -166,10 +166,9 @@ def _template(merge: Merge, models: Sequence[Checkpoint]) -> str | None:
         return CHAT_TEMPLATES[text]
     if "{" not in text:
         line = merge.document.line(("chat_template",))
-        where = merge.place.partition(": document")[0]
         known = ["auto", *CHAT_TEMPLATES]
         raise RecipeError(
-            f"{where}:{line}: chat_template is {shown(text)}{nearest(text, known) or ';'} expected "
-            f"one of {', '.join(known)}, or a template in Jinja"
+            f"{merge.file}:{line}: chat_template is {shown(text)}{nearest(text, known) or ';'} "
+            f"expected one of {', '.join(known)}, or a template in Jinja"
         )
     return text

@@ -1,10 +1,10 @@
-"""From the documents of a mergekit file to a plan: models found, tables made, files chosen.
+"""From merges to a plan: models found, tables made, files chosen.
 
 >>> with planned(merges, settings) as found:
 ...     build(found.plan, out, companions=found.companions, …)
 
-A document that another one uses is computed on the way, tensor by tensor. Everything that headers
-and configs tell is checked here, before a weight is read.
+A merge that another one uses by its name is computed on the way, tensor by tensor. Everything that
+headers and configs tell is checked here, before a weight is read.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from typing import Any
 
 from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
-from remerge.architectures.alignment import align_heads
+from remerge.architectures.alignment import align_heads, as_head_of
 from remerge.architectures.heads import untied
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.merge.computed import ComputedModel, computed_model
 from remerge.merge.result_config import config_changes
-from remerge.merge.table import Row, Slice, Table, Use, make_table, mergekit_defaults
+from remerge.merge.table import Row, Slice, Table, Use, make_table
 from remerge.merge.table_plan import TablePlan, plan_table
 from remerge.merge.vocabularies import OneVocabulary, with_one_vocabulary
-from remerge.recipes.mergekit.reading import Merge, Module
+from remerge.methods.gradient import Gradient, blend_ratios
 from remerge.recipes.mergekit.references import Reference
-from remerge.recipes.mergekit.tokens import check_tokens, one_vocabulary, tokenizer_companions
+from remerge.recipes.merges import Merge, Module
 from remerge.recipes.schema import is_hub
+from remerge.recipes.tokenizers import check_tokens, one_vocabulary, tokenizer_companions
 from remerge.schema import nearest, shown
 from remerge.shards.artefact import companions_of
 from remerge.shards.inputs import distinct_labels
 from remerge.shards.order import in_state_dict_order
 from remerge.tensors.checkpoint import Checkpoint, config_of, open_checkpoint
-from remerge.tensors.compatibility import COMPUTED, TOKEN_TENSORS, Note, weights_only
+from remerge.tensors.compatibility import COMPUTED, TOKEN_TENSORS, Note, truncated, weights_only
 from remerge.tensors.dtypes import promoted
 from remerge.tensors.json_files import write_json
+from remerge.vocabulary.mapping import map_vocabulary
 
 #: The folder of a model or adapter that a reference names; None where there is none.
 Find = Callable[[str, str | None], Path | None]
@@ -116,7 +118,7 @@ def result_of(merges: Sequence[Merge], wanted: str | None) -> Merge:
     last = [merge for merge in merges if merge.name not in used]
     if len(last) == 1:
         return last[0]
-    where = merges[0].place.partition(": document")[0]
+    where = merges[0].file
     if not last:
         raise RecipeError(f"{where}: every document uses another one; none is the result")
     raise RecipeError(
@@ -134,6 +136,7 @@ class _Planner:
         self.buffers: dict[Reference, list[Note]] = {}
         self.known_order: dict[Reference, bool] = {}
         self.labels: dict[Reference, str] = {}
+        self.digests: dict[str, str] = {}
         self.used: list[Merge] = []
         self.notes: list[str] = []
 
@@ -202,7 +205,7 @@ class _Planner:
 
     def at(self, merge: Merge, reference: Reference) -> str:
         """File and line where a document first names a model."""
-        where = merge.place.partition(": document")[0]
+        where = merge.file
         for path, line in sorted(merge.document.lines.items(), key=lambda item: item[1]):
             value: Any = merge.document.value
             for step in path:
@@ -232,7 +235,7 @@ class _Planner:
                 )
             inner = self.named[reference.model]
             result = self.result(inner)
-            self.known_order[reference] = all(self.known_order[r] for r in _merged(inner))
+            self.known_order[reference] = all(self.known_order[r] for r in inner.merged())
             return result
         if reference.adapter is not None:
             return self.baked(reference, dtype)
@@ -294,8 +297,9 @@ class _Planner:
 
     def of_merge(self, merge: Merge) -> tuple[TablePlan, dict[str, Path], dict[str, Any]]:
         """Plan one document."""
-        references = _merged(merge)
+        references = merge.merged()
         opened = [self.checkpoint(reference, merge.dtype) for reference in references]
+        opened = self.fitted(merge, references, opened)
         aligned = align_heads(opened)
         labels = {reference: self.labels[reference] for reference in references}
         shared = self.one_vocabulary(merge, aligned.models, labels)
@@ -306,8 +310,9 @@ class _Planner:
         table = self.table(merge, headers, labels)
         by_label = {labels[r]: tensors[r] for r in references}
         if not self.settings.by_row and shared is None:
-            used = {s.model for row in table if row.tensor.endswith(TOKEN_TENSORS)
-                    for s in row.sources}  # fmt: skip
+            free = {labels[r] for r, v in merge.vocabularies().items() if v in ("map", "rows")}
+            token_rows = [row for row in table if row.tensor.endswith(TOKEN_TENSORS)]
+            used = {source.model for row in token_rows for source in row.sources} - free
             check_tokens(merge, [by_label[n] for n in sorted(used)], donor, self.tokenizer(merge))
         models: dict[str, Model] = {}
         for reference in references:
@@ -331,8 +336,11 @@ class _Planner:
         changes = config_changes(config, table, donor, configs, merge.place)
         if shared is not None:
             notes += shared.notes
-            plan = replace(plan, notes=tuple(dict.fromkeys(notes)), vocabulary=shared.digest)
+            plan = replace(plan, notes=tuple(dict.fromkeys(notes)))
             changes |= shared.config_changes
+        moved = [self.digests[label] for label in by_label if label in self.digests]
+        moved += [] if shared is None else [shared.digest]
+        plan = replace(plan, vocabulary=" ".join(moved))
         companions = tokenizer_companions(
             merge,
             companions_of(donor.folder) if shared is None else shared.companions,
@@ -358,6 +366,36 @@ class _Planner:
                     "computed on the way; make it first, and name its folder"
                 )
         return with_one_vocabulary(models, choice, self.folder / f"vocabulary-{merge.name or ''}")
+
+    def fitted(
+        self, merge: Merge, references: Sequence[Reference], opened: Sequence[Checkpoint]
+    ) -> list[Checkpoint]:
+        """The models with the rows that their rules for tokens leave them."""
+        rules, first = merge.vocabularies(), opened[0]
+        found = []
+        for reference, model in zip(references, opened, strict=True):
+            rule = rules.get(reference)
+            if rule in ("truncate", "rows"):
+                tensors, notes = truncated(model, first)
+                model = replace(model, tensors=tensors)
+                self.buffers.setdefault(reference, []).extend(notes)
+            elif rule == "map":
+                model = self.mapped(reference, model, first)
+            found.append(model)
+        return found
+
+    def mapped(self, reference: Reference, model: Checkpoint, first: Checkpoint) -> Checkpoint:
+        if any(info.path == COMPUTED for info in model.tensors.values()):
+            raise RecipeError(
+                f"{model.label}: vocabulary map reads files, and this model is computed on the "
+                "way; leave out `fuse`"
+            )
+        full = as_head_of(first, config_of(first.folder), model)
+        ours = as_head_of(model, config_of(model.folder), first)
+        rows = map_vocabulary(ours, full, self.folder / "mapped")
+        self.buffers.setdefault(reference, []).extend(rows.notes)
+        self.digests[self.labels[reference]] = rows.digest
+        return rows.model
 
     def tokenizer(self, merge: Merge) -> Checkpoint | None:
         """The model that the tokenizer is taken from, where the document names one."""
@@ -389,11 +427,26 @@ class _Planner:
                 own,
                 dtype=merge.dtype,
                 base=None if merge.base is None else labels[merge.base],
-                parameters=(module.parameters, merge.parameters),
-                defaults=mergekit_defaults(merge.method.name),
+                parameters=(module.parameters, {**merge.parameters, **_ratio(merge)}),
+                defaults=merge.defaults,
                 label=merge.place,
             ).rows
+        if merge.gradient is not None:
+            self.require_counted(merge, merge.gradient)
+            ratios = blend_ratios(merge.gradient, [row.tensor for row in rows])
+            rows = [
+                replace(row, parameters=(("ratio", ratio),))
+                for row, ratio in zip(rows, ratios, strict=True)
+            ]
         return Table(tuple(rows))
+
+    def require_counted(self, merge: Merge, gradient: Gradient) -> None:
+        first = merge.merged()[0]
+        if gradient.along == "tensors" and not self.known_order[first]:
+            raise RecipeError(
+                f"{merge.place}: the order of the tensors of {printable(self.labels[first])} is "
+                "not known, so none can be counted: use along: layers"
+            )
 
     def require_order(self, merge: Merge, module: Module) -> None:
         """What stands before and after the layers is known only in state-dict order."""
@@ -408,14 +461,9 @@ class _Planner:
                     )
 
 
-def _merged(merge: Merge) -> list[Reference]:
-    """The models whose tensors are merged, each once; the one that gives the config first."""
-    found = [] if merge.base is None else [merge.base]
-    for module in merge.modules:
-        for part in module.slices:
-            found += [] if part.base is None else [part.base]
-            found += [use.model for use in part.sources]
-    return list(dict.fromkeys(found))
+def _ratio(merge: Merge) -> dict[str, float]:
+    """A stand-in for the ratio of a gradient merge, which follows from all of its tensors."""
+    return {} if merge.gradient is None else {"ratio": 0.0}
 
 
 def _of_module(merge: Merge, module: Module, headers: Mapping[str, Any]) -> dict[str, Any]:
