@@ -36,6 +36,7 @@ VERBS: dict[str, str] = {
     "score": "score models on a suite of tasks, quants in their own runtime",
     "id": "print the model id: one digest of the weights, whatever files they lie in",
     "diff": "say which tensors of two models differ, by how much, in which layers",
+    "verify-format": "re-derive a GGUF or GGML file from its model, and say which tensors differ",
     "verify": "rebuild this commit elsewhere in other surroundings, and compare every artefact",
     "sign": "sign a finished model, offline, with a key of your own",
     "verify-signature": "check that a model is, file by file, what somebody signed",

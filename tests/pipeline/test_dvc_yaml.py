@@ -9,6 +9,7 @@ import yaml
 
 from remerge import code
 from remerge.code import ITEMS
+from remerge.quantize.formats import FORMATS
 from remerge.stages.compose import composed
 from tests.pipeline.closure import SRC, closure, item_closure, kind_of
 from tests.pipeline.resolved import Resolved, changed, new_repository, resolve
@@ -130,7 +131,7 @@ def as_committed(repository: Path) -> dict[str, Resolved]:
     ("override", "runs"),
     [
         ("quantize.calibration=README.md", {"quantize_eval@gptq_4bit_128g"}),
-        ("quantize=all", {"quantize_eval@gptq_4bit_128g_actorder"}),
+        ("quantize=all", {f"quantize_eval@{f.name}" for f in FORMATS.values() if not f.default}),
         ("recipe.prompt=alpaca", "gguf gptq"),
         ("quantize.measure=false", "gguf ggml gptq"),
         ("eval.batch_size=3", "score"),

@@ -26,6 +26,7 @@ from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.quantize import quantize
 from remerge.quantize.blocks.types import TYPES
+from remerge.quantize.formats import FORMATS
 from remerge.quantize.gptq.packing import group_scales
 from remerge.quantize.gptq.solver import solve
 from remerge.shards.artefact import build, companions_of
@@ -146,7 +147,7 @@ def quantised_blocks(values: np.ndarray) -> dict[str, str]:
 def fitted(inputs: Path) -> dict[str, str]:
     """The GPTQ solver in both orders, and the paper's algorithm on LAPACK."""
     weight, hessian = np.load(inputs / "weight.npy"), np.load(inputs / "hessian.npy")
-    scales, raw = group_scales(weight, "F16")
+    scales, raw = group_scales(weight, "F16", FORMATS["gptq_4bit_128g"])
     found = {"scales": sha256(raw.tobytes())}
     wide = weight.astype(np.float64)
     for by_activation in (False, True):
@@ -154,8 +155,8 @@ def fitted(inputs: Path) -> dict[str, str]:
         if by_activation:
             order = np.argsort(-hessian.diagonal(), kind="stable")
         with ThreadPoolExecutor(2) as pool:
-            codes = solve(wide, hessian, scales, by_activation=by_activation, pool=pool)
-        assert np.array_equal(codes, blocks.gptq(wide, hessian, scales, order))
+            codes = solve(wide, hessian, scales, bits=4, by_activation=by_activation, pool=pool)
+        assert np.array_equal(codes, blocks.gptq(wide, hessian, scales, order, 4))
         found[f"by activation: {by_activation}"] = sha256(codes.tobytes())
     return found
 

@@ -6,11 +6,14 @@ simple types each takes 32 numbers, of the K types 256.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from remerge.quantize.gptq.solver import DAMPING, GROUP
+from remerge.quantize.gptq.solver import DAMPING
 
 F = np.float32
+Size = Callable[[np.float32], np.float32]
 
 
 def _nearest(value: np.float32) -> int:
@@ -70,27 +73,40 @@ def q5_1(x: np.ndarray) -> bytes:
     return scale + np.float16(least).tobytes() + _fifth_bits(codes) + _nibbles(codes)
 
 
-def _fit_with_offset(x: np.ndarray, top: int, first: float, steps: int):
-    """Scale, offset ≥ 0 and codes of 32 numbers, as Q4_K and Q5_K search them."""
+def q4_1(x: np.ndarray) -> bytes:
+    least = min(x)
+    scale, inverse = _scale_of(F(F(max(x) - least) / F(15)))
+    codes = [min(15, int(F(F(F(v - least) * inverse) + F(0.5)))) for v in x]
+    return scale + np.float16(least).tobytes() + _nibbles(codes)
+
+
+def _mean_and_size(x: np.ndarray) -> list[np.float32]:
+    """The weights of Q4_K and Q5_K."""
     squares = F(0)
     for v in x:
         squares = F(squares + v * v)
     mean = np.sqrt(F(squares / F(32)))
-    w = [F(mean + abs(v)) for v in x]
+    return [F(mean + abs(v)) for v in x]
+
+
+def _fit_with_offset(
+    x: np.ndarray, w: list[np.float32], top: int, first: float, steps: int, size: Size
+) -> tuple[np.float32, np.float32, list[int]]:
+    """Scale, offset ≥ 0 and codes of the numbers of a sub-block; `size` is what an error counts."""
     least, most, sum_w, sum_x = x[0], x[0], w[0], F(w[0] * x[0])
     for v, weight in zip(x[1:], w[1:], strict=True):
         least, most = min(least, v), max(most, v)
         sum_w, sum_x = F(sum_w + weight), F(sum_x + weight * v)
     least = min(least, F(0))
     if most == least:
-        return F(0), F(-least), [0] * 32
+        return F(0), F(-least), [0] * len(x)
     inverse = F(F(top) / F(most - least))
     scale = F(F(1) / inverse)
     codes = [_clamp(_nearest(F(inverse * F(v - least))), 0, top) for v in x]
     best = F(0)
     for v, weight, code in zip(x, w, codes, strict=True):
         off = F(F(F(scale * F(code)) + least) - v)
-        best = F(best + weight * F(off * off))
+        best = F(best + weight * size(off))
     for step in range(steps + 1):
         inverse = F(F(F(F(first) + F(F(0.1) * F(step))) + F(top)) / F(most - least))
         tried = [_clamp(_nearest(F(inverse * F(v - least))), 0, top) for v in x]
@@ -110,7 +126,7 @@ def _fit_with_offset(x: np.ndarray, top: int, first: float, steps: int):
         error = F(0)
         for v, weight, code in zip(x, w, tried, strict=True):
             off = F(F(F(new_scale * F(code)) + new_least) - v)
-            error = F(error + weight * F(off * off))
+            error = F(error + weight * size(off))
         if error < best:
             best, scale, least, codes = error, new_scale, new_least, tried
     return scale, F(-least), codes
@@ -118,7 +134,10 @@ def _fit_with_offset(x: np.ndarray, top: int, first: float, steps: int):
 
 def _offset_block(x: np.ndarray, top: int, first: float, steps: int) -> tuple[bytes, list[int]]:
     """The 16 bytes of scales of a Q4_K or Q5_K block, and its 256 codes."""
-    found = [_fit_with_offset(x[32 * k : 32 * k + 32], top, first, steps) for k in range(8)]
+    found = []
+    for part in x.reshape(8, 32):
+        weights = _mean_and_size(part)
+        found.append(_fit_with_offset(part, weights, top, first, steps, lambda off: F(off * off)))
     peaks = [max(F(0), *(entry[i] for entry in found)) for i in (0, 1)]
     sixes = []
     for i, peak in enumerate(peaks):
@@ -149,6 +168,84 @@ def _low_nibbles(codes: list[int]) -> bytes:
         pairs = zip(codes[start : start + 32], codes[start + 32 : start + 64], strict=True)
         out += bytes((low & 15) | ((high & 15) << 4) for low, high in pairs)
     return bytes(out)
+
+
+def _low_pairs(codes: list[int]) -> bytes:
+    """The low two bits of 256 codes, four codes 32 places apart a byte."""
+    low = [code & 3 for code in codes]
+    return bytes(
+        low[h + i] | low[h + 32 + i] << 2 | low[h + 64 + i] << 4 | low[h + 96 + i] << 6
+        for h in (0, 128)
+        for i in range(32)
+    )
+
+
+def q2_k(x: np.ndarray) -> bytes:
+    parts = x.reshape(16, 16)
+    found = [_fit_with_offset(p, [abs(v) for v in p], 3, -0.5, 15, abs) for p in parts]
+    halves, fours = [], []
+    for i in (0, 1):
+        peak = max(F(0), *(entry[i] for entry in found))
+        inverse = F(F(15) / peak) if peak > 0 else F(0)
+        fours.append([_nearest(F(inverse * entry[i])) for entry in found])
+        halves.append(np.float16(F(peak / F(15))))
+    codes: list[int] = []
+    for k, part in enumerate(parts):
+        d, m = (F(F(half) * F(four[k])) for half, four in zip(halves, fours, strict=True))
+        codes += found[k][2] if d == 0 else [_clamp(_nearest(F(F(v + m) / d)), 0, 3) for v in part]
+    packed = bytes(scale | offset << 4 for scale, offset in zip(*fours, strict=True))
+    return packed + _low_pairs(codes) + b"".join(half.tobytes() for half in halves)
+
+
+def _descend(x: np.ndarray) -> tuple[np.float32, list[int]]:
+    """Scale and codes (0 to 7) of 16 numbers, changed one after the other while that helps."""
+    peak = max(x, key=abs)
+    if abs(peak) < F(1e-15):
+        return F(0), [0] * 16
+    inverse = F(F(-4) / peak)
+    codes = [_clamp(_nearest(F(inverse * v)), -4, 3) for v in x]
+    sum_lx, sum_ll = F(0), F(0)
+    for v, code in zip(x, codes, strict=True):
+        weight = F(v * v)
+        sum_lx = F(sum_lx + F(weight * v) * F(code))
+        sum_ll = F(sum_ll + F(weight * F(code)) * F(code))
+    for _ in range(5):
+        for i, v in enumerate(x):
+            weight = F(v * v)
+            lx = F(sum_lx - F(F(weight * v) * F(codes[i])))
+            if not lx > 0:
+                continue
+            ll = F(sum_ll - F(F(weight * F(codes[i])) * F(codes[i])))
+            tried = _clamp(_nearest(F(F(v * ll) / lx)), -4, 3)
+            lx = F(lx + F(F(weight * v) * F(tried)))
+            ll = F(ll + F(F(weight * F(tried)) * F(tried)))
+            gain = F(F(lx * lx) * sum_ll) > F(F(sum_lx * sum_lx) * ll)
+            if tried != codes[i] and ll > 0 and gain:
+                codes[i], sum_lx, sum_ll = tried, lx, ll
+    return F(sum_lx / sum_ll) if sum_ll > 0 else F(0), [code + 4 for code in codes]
+
+
+def q3_k(x: np.ndarray) -> bytes:
+    parts = x.reshape(16, 16)
+    found = [_descend(part) for part in parts]
+    peak = max((scale for scale, _ in found), key=abs)
+    if peak:
+        inverse = F(F(-32) / peak)
+        half = np.float16(F(F(1) / inverse))
+        nearest = [_nearest(F(inverse * scale)) for scale, _ in found]
+        small = [_clamp((n + 128) % 256 - 128, -32, 31) + 32 for n in nearest]
+    else:
+        half, small = np.float16(0), [0] * 16
+    codes: list[int] = []
+    for k, part in enumerate(parts):
+        d = F(F(half) * F(small[k] - 32))
+        codes += found[k][1] if d == 0 else [_clamp(_nearest(F(v / d)), -4, 3) + 4 for v in part]
+    third = bytes(sum((codes[32 * k + i] >> 2) << k for k in range(8)) for i in range(32))
+    packed = bytearray(12)
+    for k, code in enumerate(small):
+        packed[k % 8] |= (code & 15) << (4 * (k // 8))
+        packed[8 + k % 4] |= (code >> 4) << (2 * (k // 4))
+    return third + _low_pairs(codes) + bytes(packed) + half.tobytes()
 
 
 def q4_k(x: np.ndarray) -> bytes:
@@ -211,8 +308,63 @@ def q6_k(x: np.ndarray) -> bytes:
     return bytes(low) + bytes(high) + np.array(small, np.int8).tobytes() + half.tobytes()
 
 
+LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+def _level(value: np.float32) -> int:
+    """The code of the nearest level, the upper one of two equally near."""
+    if value <= LEVELS[0] or value >= LEVELS[15]:
+        return 0 if value <= LEVELS[0] else 15
+    above = next(i for i, level in enumerate(LEVELS) if value < level)
+    low, high = F(value - F(LEVELS[above - 1])), F(F(LEVELS[above]) - value)
+    return above - 1 if low < high else above
+
+
+def _fit_levels(x: np.ndarray) -> np.float32:
+    """The scale of 32 numbers that IQ4_NL and IQ4_XS find."""
+    peak = max(x, key=abs)
+    if abs(peak) < F(1e-15):
+        return F(0)
+    inverses = [F(F(1) / F(F(-peak) / F(LEVELS[0])))]
+    inverses += [F(F(step + LEVELS[0]) / peak) for step in range(-7, 8)]
+    scale = best = F(0)
+    for position, inverse in enumerate(inverses):
+        sum_qx, sum_qq = F(0), F(0)
+        for v in x:
+            weighted = F(F(v * v) * F(LEVELS[_level(F(inverse * v))]))
+            sum_qx = F(sum_qx + F(weighted * v))
+            sum_qq = F(sum_qq + F(weighted * F(LEVELS[_level(F(inverse * v))])))
+        if position == 0 or (sum_qq > 0 and F(sum_qx * sum_qx) > F(best * sum_qq)):
+            scale = F(sum_qx / sum_qq)
+            best = F(scale * sum_qx)
+    return scale
+
+
+def _levels(x: np.ndarray, scale: np.float32) -> bytes:
+    inverse = F(F(1) / scale) if scale else F(0)
+    return _nibbles([_level(F(inverse * v)) for v in x])
+
+
+def iq4_nl(x: np.ndarray) -> bytes:
+    scale = _fit_levels(x)
+    return np.float16(scale).tobytes() + _levels(x, scale)
+
+
+def iq4_xs(x: np.ndarray) -> bytes:
+    parts = x.reshape(8, 32)
+    scales = [_fit_levels(part) for part in parts]
+    whole = F(-max(scales, key=abs) / F(32))
+    inverse = F(F(1) / whole) if whole else F(0)
+    sixes = [_clamp(_nearest(F(inverse * scale)), -32, 31) for scale in scales]
+    codes = [_levels(p, F(whole * F(six))) for p, six in zip(parts, sixes, strict=True)]
+    high = sum(((six + 32) >> 4) << (2 * k) for k, six in enumerate(sixes))
+    low = [(six + 32) & 15 for six in sixes]
+    packed = bytes(a | b << 4 for a, b in zip(low[::2], low[1::2], strict=True))
+    return np.float16(whole).tobytes() + high.to_bytes(2, "little") + packed + b"".join(codes)
+
+
 def gptq(
-    weight: np.ndarray, hessian: np.ndarray, scales: np.ndarray, order: np.ndarray
+    weight: np.ndarray, hessian: np.ndarray, scales: np.ndarray, order: np.ndarray, bits: int
 ) -> np.ndarray:
     """GPTQ as the paper tells it: invert, factor, round column by column. Codes int8 [out, in]."""
     moment = hessian + DAMPING * hessian.diagonal().mean() * np.eye(len(hessian))
@@ -220,8 +372,8 @@ def gptq(
     upper = np.linalg.cholesky(inverse).T
     work, codes = weight[:, order].copy(), np.zeros(weight.shape, np.int8)
     for j, column in enumerate(order):
-        scale = scales[:, column // GROUP]
-        code = np.clip(np.round(work[:, j] / scale), -8, 7)
+        scale = scales[:, column // (weight.shape[1] // scales.shape[1])]
+        code = np.clip(np.round(work[:, j] / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         codes[:, column] = code
         error = (work[:, j] - code * scale) / upper[j, j]
         work[:, j:] -= np.outer(error, upper[j, j:])

@@ -17,10 +17,18 @@ from hypothesis import strategies as st
 from remerge.quantize.blocks.types import TYPES, BlockType
 from tests.quantize import reference
 
-SIMPLE = ("Q4_0", "Q5_0", "Q5_1", "Q8_0")
-SUPER = ("Q4_K", "Q5_K", "Q6_K")
+SIMPLE = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+SUPER = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 #: Root mean square error on N(0, 0.02) that ggml's own quantizer leaves.
-ERRORS = {"Q4_K": 1.43e-3, "Q5_K": 7.22e-4, "Q6_K": 3.55e-4}
+ERRORS = {
+    "Q2_K": 5.946e-3,
+    "Q3_K": 3.022e-3,
+    "Q4_K": 1.43e-3,
+    "Q5_K": 7.22e-4,
+    "Q6_K": 3.55e-4,
+    "IQ4_NL": 1.526e-3,
+    "IQ4_XS": 1.538e-3,
+}
 
 
 def encoded(kind: BlockType, values: np.ndarray) -> np.ndarray:

@@ -18,32 +18,46 @@ from remerge.errors import CheckpointError, NumericError, RecipeError
 from remerge.quantize import quantize
 from remerge.quantize.core.llama import read_shape
 from remerge.quantize.core.perplexity import measure
+from remerge.quantize.formats import FORMATS
 from remerge.quantize.gptq.dequantize import open_weights as gptq_weights
-from remerge.quantize.gptq.packing import group_scales, pack, unpack
-from remerge.quantize.gptq.solver import DAMPING, GROUP, solve
+from remerge.quantize.gptq.packing import bits_of, group_scales, pack, unpack
+from remerge.quantize.gptq.solver import DAMPING, solve
 from remerge.tensors.checkpoint import read_config
 from tests.quantize.reference import gptq
 
 NAMES = ("gptq_4bit_128g", "gptq_4bit_128g_actorder")
+#: One of each number of bits, of each kind of group, in both orders.
+KINDS = (*NAMES, "gptq_4bit_32g", "gptq_8bit", "gptq_8bit_128g_actorder", "gptq_8bit_actorder")
 
 
-def problem(columns: int = 256, rows: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def problem(
+    name: str = NAMES[0], columns: int = 256, rows: int = 24
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights, second moments of correlated inputs, and scales."""
     draw = np.random.default_rng(7)
     inputs = draw.standard_normal((4 * columns, columns)) @ draw.standard_normal((columns, columns))
     inputs *= draw.lognormal(sigma=1.0, size=columns)
     weight = draw.standard_normal((rows, columns)).astype(np.float32)
-    scales, _ = group_scales(weight, "F16")
+    scales, _ = group_scales(weight, "F16", FORMATS[name])
     return weight.astype(np.float64), inputs.T @ inputs / len(inputs), scales
 
 
-@pytest.mark.parametrize("by_activation", [False, True])
-def test_the_solver_finds_what_the_slow_reference_finds(by_activation: bool) -> None:
-    weight, hessian, scales = problem()
-    order = np.argsort(-hessian.diagonal(), kind="stable") if by_activation else np.arange(256)
+@pytest.mark.parametrize("name", KINDS)
+def test_the_solver_finds_what_the_slow_reference_finds(name: str) -> None:
+    weight, hessian, scales = problem(name)
+    form = FORMATS[name]
+    order = np.argsort(-hessian.diagonal(), kind="stable") if form.by_activation else np.arange(256)
     with ThreadPoolExecutor(2) as pool:
-        codes = solve(weight, hessian, scales, by_activation=by_activation, pool=pool)
-    assert np.array_equal(codes, gptq(weight, hessian, scales, order))
+        codes = solve(
+            weight,
+            hessian,
+            scales,
+            bits=bits_of(form),
+            by_activation=form.by_activation,
+            pool=pool,
+        )
+    assert scales.shape[1] == (256 // form.group if form.group else 1)
+    assert np.array_equal(codes, gptq(weight, hessian, scales, order, bits_of(form)))
 
 
 def test_noise_of_a_thousand_roundings_moves_no_code() -> None:
@@ -51,7 +65,7 @@ def test_noise_of_a_thousand_roundings_moves_no_code() -> None:
     noise = 1 + np.random.default_rng(1).uniform(-1e-13, 1e-13, hessian.shape)
     with ThreadPoolExecutor(1) as pool:
         runs = [
-            solve(weight, moment, scales, by_activation=True, pool=pool)
+            solve(weight, moment, scales, bits=4, by_activation=True, pool=pool)
             for moment in (hessian, hessian * (noise + noise.T) / 2)
         ]
     assert np.array_equal(*runs)
@@ -61,22 +75,24 @@ def test_an_input_that_is_always_zero_gets_code_zero() -> None:
     weight, hessian, scales = problem()
     hessian[9] = hessian[:, 9] = 0
     with ThreadPoolExecutor(1) as pool:
-        codes = solve(weight, hessian, scales, by_activation=False, pool=pool)
+        codes = solve(weight, hessian, scales, bits=4, by_activation=False, pool=pool)
     assert not codes[:, 9].any()
     assert codes[:, 10].any()
 
 
-def test_codes_survive_packing_and_lie_as_compressed_tensors_packs_them() -> None:
-    codes = np.random.default_rng(0).integers(-8, 8, (5, 64)).astype(np.int8)
-    assert np.array_equal(unpack(pack(codes)), codes)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_codes_lie_as_compressed_tensors_packs_them(bits: int) -> None:
+    top = 2 ** (bits - 1)
+    codes = np.random.default_rng(0).integers(-top, top, (5, 64)).astype(np.int8)
+    assert np.array_equal(unpack(pack(codes, bits), bits), codes)
     compressors = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
     import torch
 
-    theirs = compressors.pack_to_int32(torch.from_numpy(codes), 4)
-    assert np.array_equal(theirs.numpy(), pack(codes))
+    theirs = compressors.pack_to_int32(torch.from_numpy(codes), bits)
+    assert np.array_equal(theirs.numpy(), pack(codes, bits))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_transformers_loads_it_and_computes_with_its_weights(
     tiny_llama: Path, quantized: Callable[[str], Path], name: str
 ) -> None:
@@ -157,26 +173,29 @@ def test_threads_and_code_paths_move_no_code(tiny_llama: Path, text: Path, tmp_p
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("by_activation", [False, True])
-def test_the_solver_of_llmcompressor_finds_the_same_codes(by_activation: bool) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_the_solver_of_llmcompressor_finds_the_same_codes(name: str) -> None:
     library = pytest.importorskip("llmcompressor.modifiers.gptq.gptq_quantize")
     import torch
     from compressed_tensors.quantization import QuantizationArgs
 
-    weight, hessian, scales = problem()
+    form = FORMATS[name]
+    weight, hessian, scales = problem(name)
     settings = QuantizationArgs(
-        num_bits=4,
+        num_bits=bits_of(form),
         symmetric=True,
-        strategy="group",
-        group_size=GROUP,
-        actorder="static" if by_activation else None,
+        strategy="group" if form.group else "channel",
+        group_size=form.group or None,
+        actorder="static" if form.by_activation and form.group else None,
     )
     batch = [torch.tensor(array[None], dtype=torch.float32) for array in (weight, hessian, scales)]
     zero = torch.zeros_like(batch[2])
     rounded, _, _ = library.quantize_weight(*batch, zero, None, settings, percdamp=DAMPING)
-    theirs = np.round(rounded[0].numpy() / np.repeat(scales, GROUP, axis=1))
+    theirs = np.round(rounded[0].numpy() / np.repeat(scales, 256 // scales.shape[1], axis=1))
+    # The library has no order by activation for whole rows.
+    ordered = form.by_activation and form.group > 0
     with ThreadPoolExecutor(1) as pool:
-        ours = solve(weight, hessian, scales, by_activation=by_activation, pool=pool)
+        ours = solve(weight, hessian, scales, bits=bits_of(form), by_activation=ordered, pool=pool)
     # The library computes in float32: here and there a code may lie on the other side of a border.
     assert (ours == theirs).mean() > 0.999
 

@@ -27,8 +27,34 @@ GGUF_FILE_TYPES = {
     "gguf_q5_k_m": 17,
     "gguf_q6_k": 18,
     "gguf_bf16": 32,
+    "gguf_q5_1": 9,
+    "gguf_q5_k_s": 16,
+    "gguf_q4_1": 3,
+    "gguf_q4_k_s": 14,
+    "gguf_iq4_nl": 25,
+    "gguf_iq4_xs": 30,
+    "gguf_q3_k_l": 13,
+    "gguf_q3_k_m": 12,
+    "gguf_q3_k_s": 11,
+    "gguf_q2_k": 10,
 }
-GGML_FILE_TYPES = {"ggml_f16": 1, "ggml_q4_0": 2, "ggml_q8_0": 7, "ggml_q5_1": 9}
+GGML_FILE_TYPES = {
+    "ggml_f16": 1,
+    "ggml_q4_0": 2,
+    "ggml_q8_0": 7,
+    "ggml_q5_1": 9,
+    "ggml_q6_k": 18,
+    "ggml_q5_k_m": 17,
+    "ggml_q5_k_s": 16,
+    "ggml_q5_0": 8,
+    "ggml_q4_1": 3,
+    "ggml_q4_k_m": 15,
+    "ggml_q4_k_s": 14,
+    "ggml_q3_k_l": 13,
+    "ggml_q3_k_m": 12,
+    "ggml_q3_k_s": 11,
+    "ggml_q2_k": 10,
+}
 
 
 @pytest.fixture(scope="module")

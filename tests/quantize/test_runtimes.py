@@ -38,6 +38,33 @@ MEASURED = {
     "ggml_q4_0": (4.86e-03, 4),
     "ggml_q5_1": (7.78e-04, 1),
     "ggml_q8_0": (2.74e-05, 0),
+    "gguf_q5_1": (7.45e-04, 0),
+    "gguf_q5_k_s": (9.70e-04, 0),
+    "gguf_q4_1": (2.91e-03, 0),
+    "gguf_q4_k_s": (2.49e-03, 3),
+    "gguf_iq4_nl": (1.85e-03, 2),
+    "gguf_iq4_xs": (1.92e-03, 2),
+    "gguf_q3_k_l": (7.36e-03, 3),
+    "gguf_q3_k_m": (7.73e-03, 3),
+    "gguf_q3_k_s": (6.54e-03, 5),
+    "gguf_q2_k": (6.27e-02, 8),
+    "ggml_q6_k": (2.99e-03, 2),
+    "ggml_q5_k_m": (3.89e-03, 2),
+    "ggml_q5_k_s": (3.89e-03, 2),
+    "ggml_q5_0": (5.41e-04, 1),
+    "ggml_q4_1": (3.29e-03, 1),
+    "ggml_q4_k_m": (3.28e-03, 2),
+    "ggml_q4_k_s": (3.09e-03, 2),
+    "ggml_q3_k_l": (8.67e-03, 4),
+    "ggml_q3_k_m": (7.14e-03, 4),
+    "ggml_q3_k_s": (4.55e-03, 4),
+    "ggml_q2_k": (7.56e-03, 4),
+    "gptq_8bit": (1.10e-06, 0),
+    "gptq_8bit_actorder": (3.49e-06, 0),
+    "gptq_8bit_128g": (1.86e-06, 0),
+    "gptq_8bit_128g_actorder": (9.11e-07, 0),
+    "gptq_4bit_32g": (2.49e-04, 0),
+    "gptq_4bit_32g_actorder": (2.48e-04, 0),
     "gptq_4bit_128g": (6.81e-04, 0),
     "gptq_4bit_128g_actorder": (2.18e-04, 1),
 }
@@ -79,7 +106,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if form.default else pytest.mark.full)
+        for name, form in FORMATS.items()
+    ],
+)
 def test_a_format_runs_and_stays_as_close_as_it_is_known_to(
     unquantized: np.ndarray, made: Callable[[str], Path], name: str
 ) -> None:

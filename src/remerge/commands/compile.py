@@ -61,21 +61,23 @@ def _calls() -> Iterator[Callable[[], object]]:
     yield partial(q4_0.all_finite, ones)
     for kind in TYPES.values():
         yield partial(kind.kernel, ones, np.empty(kind.size(256), np.uint8))
-    yield from (partial(_solve, by_activation) for by_activation in (False, True))
+    # NumPy lays out what it selects by its shape, and each layout is a type of its own.
+    yield from (partial(_solve, rows, by) for rows in (1, 40) for by in (False, True))
 
 
-def _solve(by_activation: bool) -> None:
+def _solve(rows: int, by_activation: bool) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
 
-    from remerge.quantize.gptq.solver import GROUP, solve
+    from remerge.quantize.gptq.solver import solve
 
     with ThreadPoolExecutor(1) as pool:
         solve(
-            np.ones((1, GROUP)),
-            np.eye(GROUP),
-            np.ones((1, 1)),
+            np.ones((rows, 256)),
+            np.eye(256),
+            np.ones((rows, 2)),
+            bits=4,
             by_activation=by_activation,
             pool=pool,
         )

@@ -10,6 +10,8 @@ With pinned sources the headers of all weight files are read first, kilobytes ea
 fit is refused; the sizes are then exact. A recipe that is not pinned is planned by what it expects,
 and the last line says what to pin; the exit status is then 1.
 
+`would run` says which stages the parameters would run, by dvc.lock (`dvc exp run --dry` cannot).
+
 Times follow from the rates in benchmarks/rates.json, measured on the machine that is named there,
 and from --network.
 """
@@ -91,11 +93,25 @@ def run(options: argparse.Namespace) -> int:
     print(f"peak:        {about}{size(budget.peak)} ({size(free)} are free here)")
     if rates:
         print(f"rates:       {printable(rates.get('machine', 'unknown machine'))}")
+    _print_affected(composed)
     if budget.peak > free:
         print("warning: the disk does not hold this recipe", file=sys.stderr)
     if refusal:
         print(f"error: {refusal}", file=sys.stderr)
     return 1 if refusal else 0
+
+
+def _print_affected(composed: Mapping[str, Any]) -> None:
+    """Say which stages would run, where something was built already."""
+    from remerge.proof.affected import affected, in_words, stages_of
+    from remerge.yaml_text import read_yaml
+
+    try:
+        lock = read_yaml(Path("dvc.lock"))
+    except (OSError, ValueError):
+        return
+    names = affected(lock, composed)
+    print(f"would run:   {in_words(names, len(stages_of(composed)))} (and what `dvc status` names)")
 
 
 def _print_tensors(options: argparse.Namespace) -> None:

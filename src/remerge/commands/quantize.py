@@ -4,11 +4,15 @@
   remerge quantize merged/final exact --out quants --prompt alpaca --name Stheno-L2-13B
   remerge quantize merged/final gptq_4bit_128g --out quants --calibration text.txt
   remerge quantize merged/final gguf_q4_0 gguf_q8_0 --out quants --measure questions.jsonl
+  remerge quantize model-f16.gguf gguf_q4_k_m --out quants
 
 Every format becomes a folder of its own in --out, with a manifest.json that says its digest, its
 bits a weight and what was done to the vocabulary. `exact` stands for all formats that are the same
 bytes on every machine, `all` for all. --measure compares each with the model in float64 and tells
 what was lost; that takes as long as running the model on the text twice, slowly.
+
+MODEL is a folder of a Llama, or a GGUF file of F16, BF16 or F32 weights, of any architecture, for
+the gguf formats. Metadata of such a file are kept; the result is what `llama-quantize` makes of it.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     width = max(map(len, FORMATS))
     rows = [f"  {f.name:{width}}  {f.runtime}: {f.description}" for f in FORMATS.values()]
     parser.epilog = "\n".join(["formats, and the program that is known to run each:", *rows])
-    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a model (safetensors)")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder, or GGUF file")
     parser.add_argument("formats", nargs="+", metavar="FORMAT", help="formats, `exact` or `all`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the formats' folders")
     parser.add_argument("--calibration", type=Path, metavar="TEXT", help="what GPTQ is fitted to")
@@ -109,6 +113,8 @@ def _check(options: argparse.Namespace, chosen: tuple[Format, ...]) -> None:
     """What can be told before the first format is written."""
     from remerge.errors import RecipeError
 
+    if options.model.is_file():
+        _check_file(options, chosen)
     for form in chosen:
         if form.container == "gptq" and options.calibration is None:
             raise RecipeError(f"{form.name} is fitted to a text: give one with --calibration")
@@ -116,6 +122,23 @@ def _check(options: argparse.Namespace, chosen: tuple[Format, ...]) -> None:
     for path in [options.calibration, *(options.measure or ())]:
         if path is not None and not path.is_file():
             raise RecipeError(f"{path}: no such text")
+
+
+def _check_file(options: argparse.Namespace, chosen: tuple[Format, ...]) -> None:
+    """Refuse what only a folder can be asked for."""
+    from remerge.errors import RecipeError
+
+    for option in ("name", "card", "measure"):
+        if getattr(options, option) is not None:
+            raise RecipeError(f"--{option} needs a folder; {options.model} is a file")
+    if options.prompt != "own":
+        raise RecipeError(f"--prompt needs a folder; {options.model} keeps its own template")
+    for form in chosen:
+        if form.container != "gguf":
+            raise RecipeError(
+                f"{form.name} is made of a folder of safetensors; from {options.model} only the "
+                "gguf formats can be made"
+            )
 
 
 def _measured(options: argparse.Namespace, out: Path) -> str:

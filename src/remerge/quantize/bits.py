@@ -35,7 +35,7 @@ def _tensors() -> Iterator[tuple[str, int, tuple[int, ...]]]:
 
 
 def _gguf(form: Format, part: str, layer: int, shape: tuple[int, ...]) -> float:
-    return SIZES[gguf_type(part, layer, shape, form, _LAYOUT)].bits
+    return SIZES[gguf_type(part, layer, shape, form, _LAYOUT) or "F32"].bits
 
 
 def _ggml(form: Format, part: str, layer: int, shape: tuple[int, ...]) -> float:

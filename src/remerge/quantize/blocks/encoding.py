@@ -92,6 +92,7 @@ def write_tensors(
     label: str,
     header: Callable[[ModelTensor, BlockType], bytes] | None = None,
     encoded: Callable[[ModelTensor], Iterator[bytes]] | None = None,
+    alignment: int = ALIGNMENT,
 ) -> None:
     """Append all tensors, each behind its `header` if it has one, data at aligned places.
 
@@ -108,7 +109,7 @@ def write_tensors(
         for tensor, kind in rows:
             if header:
                 file.write(header(tensor, kind))
-            file.write(bytes(-file.tell() % ALIGNMENT))
+            file.write(bytes(-file.tell() % alignment))
             if encoded:
                 file.writelines(encoded(tensor))
             else:

@@ -1,4 +1,4 @@
-"""The simple block formats of ggml: 32 weights, one scale, and in Q5_1 one offset.
+"""The simple block formats of ggml: 32 weights, one scale, and in Q4_1 and Q5_1 one offset.
 
 >>> q8_0(values_f32, out_u8)
 
@@ -117,6 +117,38 @@ def q4_0(x, out):
 
 
 @njit(inline="always", error_model="numpy")
+def _range(x, start):
+    """Least and largest of 32 numbers."""
+    least, most = x[start], x[start]
+    for i in range(1, WIDTH):
+        value = x[start + i]
+        least = value if value < least else least
+        most = value if value > most else most
+    return least, most
+
+
+@kernel()
+def q4_1(x, out):
+    """Q4_1: float16 scale (max − min)/15 and offset min, then 32 codes of 4 bits."""
+    fits = True
+    for block in range(x.size // WIDTH):
+        start, at = block * WIDTH, block * 20
+        least, most = _range(x, start)
+        scale = f32(f32(most - least) / f32(15.0))
+        inverse = _inverse(scale)
+        half, offset = f32_to_f16_bits(scale), f32_to_f16_bits(least)
+        fits = fits and is_finite_half(half) and is_finite_half(offset)
+        put_u16(out, at, half)
+        put_u16(out, at + 2, offset)
+        for i in range(16):
+            low = np.int32(f32(f32(f32(x[start + i] - least) * inverse) + f32(0.5)))
+            high = np.int32(f32(f32(f32(x[start + 16 + i] - least) * inverse) + f32(0.5)))
+            low, high = min(np.int32(15), low), min(np.int32(15), high)
+            out[at + 4 + i] = np.uint8(low | (high << np.int32(4)))
+    return fits
+
+
+@njit(inline="always", error_model="numpy")
 def _put_five_bits(out, at, low, high, i, fifth):
     """Store codes `i` and `i + 16`: four bits of each at `out[at + i]`, the fifth ones returned."""
     out[at + i] = np.uint8((low & np.int32(15)) | ((high & np.int32(15)) << np.int32(4)))
@@ -153,11 +185,7 @@ def q5_1(x, out):
     fits = True
     for block in range(x.size // WIDTH):
         start, at = block * WIDTH, block * 24
-        least, most = x[start], x[start]
-        for i in range(1, WIDTH):
-            value = x[start + i]
-            least = value if value < least else least
-            most = value if value > most else most
+        least, most = _range(x, start)
         scale = f32(f32(most - least) / f32(31.0))
         inverse = _inverse(scale)
         half, offset = f32_to_f16_bits(scale), f32_to_f16_bits(least)

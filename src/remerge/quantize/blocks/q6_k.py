@@ -22,6 +22,7 @@ from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
 from remerge.quantize.blocks.q4_0 import is_finite_half, put_u16
 from remerge.quantize.blocks.superblocks import (
     LANES,
+    NOTHING,
     WIDTH,
     code_between,
     f32,
@@ -30,9 +31,6 @@ from remerge.quantize.blocks.superblocks import (
     transpose,
     within_limit,
 )
-
-#: A sub-block whose largest magnitude is below this counts as zero.
-_NOTHING = np.float32(1e-15)
 
 # Rows of the state of `_fit`, each of LANES float32.
 _PEAK, _MAGNITUDE, _INVERSE, _SUM_LX, _SUM_LL, _SCALE, _BEST, _BEST_INVERSE = range(8)
@@ -95,7 +93,7 @@ def _fit(x, s, lanes):
             s[_BEST_INVERSE * LANES + j] = tried if better else kept
     for j in range(lanes):
         scale = s[_SCALE * LANES + j]
-        s[_SCALE * LANES + j] = f32(0.0) if s[_MAGNITUDE * LANES + j] < _NOTHING else scale
+        s[_SCALE * LANES + j] = f32(0.0) if s[_MAGNITUDE * LANES + j] < NOTHING else scale
 
 
 @njit(inline="always", error_model="numpy")
@@ -104,7 +102,7 @@ def _sixteen_codes(x, start, s, lane, scale, codes, at):
     if scale != f32(0.0):
         for i in range(16):
             codes[at + i] = i32(code_between(f32(x[start + i] / scale), -32, 31)) + 32
-    elif s[_MAGNITUDE * LANES + lane] < _NOTHING:
+    elif s[_MAGNITUDE * LANES + lane] < NOTHING:
         for i in range(16):
             codes[at + i] = i32(0)
     else:
@@ -122,7 +120,7 @@ def _put_q6_k(x, start, s, lane, out, at, codes):
         larger = abs(scale) > magnitude
         peak = scale if larger else peak
         magnitude = abs(scale) if larger else magnitude
-    if magnitude < _NOTHING:
+    if magnitude < NOTHING:
         for i in range(210):
             out[at + i] = np.uint8(0)
         return True

@@ -2,7 +2,7 @@
 
 A K format has 256 weights a block, cut into sub-blocks with small scales of their own; the best
 scale of each is searched by trying some twenty. The definition is ggml's reference quantizer
-(`quantize_row_q4_K_ref`, `…q5_K_ref`, `…q6_K_ref` in `ggml/src/ggml-quants.c`): every operation
+(`quantize_row_q2_K_ref` to `…q6_K_ref` in `ggml/src/ggml-quants.c`): every operation
 rounded to float32 by itself, sums from left to right. Sums in a fixed order do not vectorise along
 a sub-block, so 64 sub-blocks are worked on side by side: number i of sub-block j lies at
 ``i·64 + j``. That is also why these kernels are faster than the original with the same result.
@@ -23,6 +23,8 @@ from numba import njit
 WIDTH = 256
 #: Sub-blocks worked on side by side.
 LANES = 64
+#: A sub-block whose largest magnitude is below this counts as zero.
+NOTHING = np.float32(1e-15)
 f32 = np.float32
 i32 = np.int32
 #: No scale of a K format reaches this far, and below it no sum of the search overflows.

@@ -12,7 +12,7 @@ import numpy as np
 
 from remerge.kernels.blocks import narrow
 from remerge.kernels.halves import BF16, F16, F32
-from remerge.quantize.blocks import q4_0, q4_k, q6_k
+from remerge.quantize.blocks import iq4, q2_k, q3_k, q4_0, q4_k, q6_k
 from remerge.quantize.blocks.sizes import SIZES, BlockSize
 
 Kernel = Callable[[np.ndarray, np.ndarray], bool]
@@ -35,12 +35,17 @@ _KERNELS: dict[str, Kernel] = {
     "F16": _narrowing(F16),
     "BF16": _narrowing(BF16),
     "Q4_0": q4_0.q4_0,
+    "Q4_1": q4_0.q4_1,
     "Q5_0": q4_0.q5_0,
     "Q5_1": q4_0.q5_1,
     "Q8_0": q4_0.q8_0,
+    "Q2_K": q2_k.q2_k,
+    "Q3_K": q3_k.q3_k,
     "Q4_K": q4_k.q4_k,
     "Q5_K": q4_k.q5_k,
     "Q6_K": q6_k.q6_k,
+    "IQ4_NL": iq4.iq4_nl,
+    "IQ4_XS": iq4.iq4_xs,
 }
 #: By ggml's name; a row of `SIZES` for each.
 TYPES: dict[str, BlockType] = {

@@ -27,7 +27,7 @@ Layers = Literal["all", "first 2", "first 4", "first L/8", "first L/16", "spread
 class Sensitive:
     """The type that some tensors get instead of the ordinary one: `parts` are their names.
 
-    `ffn_down` stands for those of all experts as well.
+    `ffn_down` stands for those of all experts as well, `attn_v` for a fused projection with values.
 
     >>> Sensitive("Q6_K", ("attn_v", "ffn_down"), "spread")
     """

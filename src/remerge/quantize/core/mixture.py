@@ -19,7 +19,8 @@ class Layout:
     """What of a model decides the types of its tensors.
 
     `tied` is a model without an output matrix of its own, `experts` the number of experts of a
-    layer (0: it has none), `architecture` its name in GGUF.
+    layer (0: it has none), `architecture` its name in GGUF, `values` the number of value
+    projections where not every layer has one.
     """
 
     layers: int
@@ -28,11 +29,11 @@ class Layout:
     tied: bool = False
     experts: int = 0
     architecture: str = "llama"
+    values: int = 0
 
 
-def is_among(rule: Layers, layer: int, layout: Layout) -> bool:
-    """Whether `layer` is one of those that `rule` is for."""
-    layers = layout.layers
+def is_among(rule: Layers, layer: int, layers: int, layout: Layout) -> bool:
+    """Whether `layer` is one of the `layers` that `rule` is for."""
     if rule == "all":
         return True
     if rule == "grouped":
@@ -44,10 +45,21 @@ def is_among(rule: Layers, layer: int, layout: Layout) -> bool:
     return layer < ends[rule]
 
 
+def kind_of(part: str) -> str:
+    """What a part counts as in a rule: fused projections as values, all experts as one."""
+    if part in ("attn_qkv", "attn_kv_b"):
+        return "attn_v"
+    return "ffn_down" if part.startswith("ffn_down") else part
+
+
 def type_by_rules(form: Format, part: str, layer: int, layout: Layout) -> str:
-    """The type of a matrix of a layer by the rules of the format alone, whatever its columns."""
+    """The type of a matrix of a layer by the rules of the format alone, whatever its columns.
+
+    Value projections are counted where not every layer has one: `layer` is its number among them.
+    """
+    kind = kind_of(part)
+    layers = layout.values if kind == "attn_v" and layout.values else layout.layers
     for rule in form.sensitive:
-        named = part in rule.parts or ("ffn_down" in rule.parts and part.startswith("ffn_down"))
-        if named and is_among(rule.layers, layer, layout):
+        if kind in rule.parts and is_among(rule.layers, layer, layers, layout):
             return rule.type
     return form.type

@@ -36,6 +36,9 @@ def quantize(
 ) -> QuantReport:
     """Write the Llama in `model_folder` in the format `format_name`, and a manifest.json.
 
+    `model_folder` may be a GGUF file of 16-bit or 32-bit weights instead, of any architecture, for
+    the formats of GGUF; its metadata are kept, so `name`, `prompt` and `description` say nothing.
+
     `threads` (default: all cores) changes the time, never a byte. `calibration` is the text that
     GPTQ is fitted to, not read for other formats. `name` is what the result calls the model, and
     `prompt` its chat template (``own``: the model's, if it has one; ``alpaca``; ``raw``: none),
@@ -51,7 +54,7 @@ def quantize(
 
     # The threads that compute inherit the mode of this one.
     require_ieee_arithmetic()
-    form, writer = _format(format_name)
+    form, writer = _format(format_name, Path(model_folder))
     request = Request(
         Path(model_folder),
         Path(out_folder),
@@ -84,15 +87,18 @@ def check(
         CheckpointError: The model cannot be held by the format.
         RecipeError: A format that does not exist, a missing text, an unknown prompt.
     """
-    form, writer = _format(format_name)
+    form, writer = _format(format_name, model_folder)
     writer.prepare(Request(model_folder, model_folder, form, 1, calibration, prompt=prompt))
 
 
-def _format(name: str) -> tuple[Format, Any]:
+def _format(name: str, model: Path) -> tuple[Format, Any]:
     """A format, and the module that writes it: who writes GGUF runs nothing that GPTQ needs."""
     container = name.partition("_")[0]
     if container not in CONTAINERS:
         raise RecipeError(f"{name!r} is not a format; names begin with {', '.join(CONTAINERS)}")
     folder = f"remerge.quantize.{container}"
     formats: Mapping[str, Format] = importlib.import_module(f"{folder}.formats").FORMATS
-    return one_of(formats, name), importlib.import_module(f"{folder}.write")
+    form = one_of(formats, name)
+    if model.is_file():
+        return form, importlib.import_module("remerge.quantize.gguf.requantize")
+    return form, importlib.import_module(f"{folder}.write")

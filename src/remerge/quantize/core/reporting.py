@@ -121,7 +121,12 @@ def write_report(
 
 
 def _inputs(request: Request) -> dict[str, dict[str, str]]:
-    """The model by its id where a manifest of this library says it, elsewhere by its name alone."""
+    """The model by its id where a manifest of this library says it, elsewhere by its name alone.
+
+    A model in one file is told by its digest as well.
+    """
+    if request.model.is_file():
+        return {request.model.name: {"sha256": sha256_of(request.model)}}
     manifest = request.model / "manifest.json"
     said = read_json(manifest).get("model_id") if manifest.is_file() else None
     return {request.model.resolve().name: {"model_id": said} if isinstance(said, str) else {}}

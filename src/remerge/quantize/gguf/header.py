@@ -3,8 +3,8 @@
 >>> read_gguf_header(Path("model.gguf"))["blk.0.attn_q.weight"].dtype
 'Q4_K'
 
-The layout is that of the GGUF specification, versions 2 and 3, little-endian. Metadata is stepped
-over, never interpreted; every length is checked against the file before it is used.
+The layout is that of the GGUF specification, versions 2 and 3, little-endian. Every length is
+checked against the file before it is used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from remerge.errors import CheckpointError, printable
@@ -21,6 +24,7 @@ from remerge.tensors.safetensors import TensorInfo
 _MAGIC = b"GGUF"
 #: Bytes of the metadata types by number; strings and arrays have lengths of their own.
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_FORMS = dict(zip(_SCALARS, "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
 _UINT32 = 4
 _NESTING_LIMIT = 4
@@ -68,12 +72,40 @@ class _Reader:
             raise ValueError(f"its metadata has a value of the unknown type {kind}")
 
 
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the metadata: where it lies in the file, and its value where that is simple.
+
+    `value` is a number, a text, or the first number of an array of them; None for anything else.
+    """
+
+    start: int
+    stop: int
+    value: int | float | str | None
+
+
+def read_gguf_metadata(path: Path) -> dict[str, Entry]:
+    """The metadata of a GGUF file by their keys, in the order of the file.
+
+    Raises CheckpointError for anything but a well-formed file.
+    """
+    with _opened(path) as data:
+        return _entries(_Reader(data))
+
+
 def read_gguf_header(path: Path) -> dict[str, TensorInfo]:
     """All tensors of a GGUF file, in the order of its table.
 
     `dtype` is ggml's name (`F16`, `Q4_K`, …), `shape` is row-major (the reverse of the file's own
     order). Raises CheckpointError for anything but a well-formed file.
     """
+    with _opened(path) as data:
+        return _tensors(_Reader(data), path, len(data))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[mmap.mmap]:
+    """The bytes of a file that begins as GGUF does; a ValueError about them becomes an error."""
     size = regular_file_size(path)
     if size < 24:
         raise CheckpointError(f"{path}: {size} bytes is too short for a GGUF file")
@@ -81,17 +113,54 @@ def read_gguf_header(path: Path) -> dict[str, TensorInfo]:
         if data[:4] != _MAGIC:
             raise CheckpointError(f"{path}: does not begin with 'GGUF'; not a GGUF file")
         try:
-            return _tensors(_Reader(data), path, size)
+            yield data
         except ValueError as error:
             raise CheckpointError(f"{path}: damaged GGUF, {error}: fetch it again") from None
 
 
-def _tensors(reader: _Reader, path: Path, size: int) -> dict[str, TensorInfo]:
+def _counts(reader: _Reader) -> tuple[int, int]:
+    """The numbers of tensors and of entries of the metadata."""
     reader.skip(len(_MAGIC))
     version = reader.number("I")
     if version not in (2, 3):
         raise ValueError(f"its version is {version}, known are 2 and 3 (little-endian)")
     count, entries = reader.numbers("Q", 2)
+    return count, entries
+
+
+def _value(reader: _Reader, kind: int) -> int | float | str | None:
+    """The value of an entry, which is stepped over."""
+    at = reader.position
+    reader.skip_value(kind)
+    after = reader.position
+    found: int | float | str | None = None
+    reader.position = at
+    if kind == _ARRAY:
+        kind, count = reader.number("I"), reader.number("Q")
+        kind = kind if count and kind in _SCALARS else -1
+    if kind in _SCALARS:
+        found = reader.numbers(_FORMS[kind], 1)[0]
+    elif kind == _STRING:
+        found = reader.string().decode("utf-8")
+    reader.position = after
+    return found
+
+
+def _entries(reader: _Reader) -> dict[str, Entry]:
+    _, count = _counts(reader)
+    found: dict[str, Entry] = {}
+    for _ in range(count):
+        start = reader.position
+        key = reader.string().decode("utf-8")
+        value = _value(reader, reader.number("I"))
+        if key in found:
+            raise ValueError(f"its metadata has {printable(key)!r} twice")
+        found[key] = Entry(start, reader.position, value)
+    return found
+
+
+def _tensors(reader: _Reader, path: Path, size: int) -> dict[str, TensorInfo]:
+    count, entries = _counts(reader)
     alignment = 32
     for _ in range(entries):
         key, kind = reader.string(), reader.number("I")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from gguf import GGMLQuantizationType, GGUFWriter
 
@@ -117,11 +118,21 @@ def prepare(request: Request) -> Prepared:
     ends, more = further_ends(folder, vocabulary.texts, vocabulary.special["eos"])
     template = chat_template(folder, request.prompt)
     plan = [
-        (each, TYPES[choose_type(each.part, each.layer, each.shape, form, model.layout)])
+        (each, TYPES[choose_type(each.part, each.layer, each.shape, form, model.layout) or "F32"])
         for each in model.tensors
     ]
     notes = (*model.notes, *vocabulary.notes, *more, *template.notes)
     return Prepared(model, plan, vocabulary, ends, template.text, notes)
+
+
+def write_header(path: Path, made: Prepared, request: Request) -> None:
+    """Write all of a file but the data of its tensors to `path`."""
+    writer = GGUFWriter(path, made.model.architecture)
+    _describe_model(writer, made.model, request.name, request.form.file_type)
+    weights = sum(tensor.size for tensor, _ in made.plan)
+    describe_for_people(writer, request.description, weights)
+    _describe_vocabulary(writer, made.vocabulary, made.ends, made.template)
+    _write_header(writer, made.plan)
 
 
 def write(request: Request) -> QuantReport:
@@ -135,11 +146,7 @@ def write(request: Request) -> QuantReport:
     with encoded_in_units(plan, request) as encoded:
         try:
             os.close(create(temporary))  # ours from now on; the library opens it by its name
-            writer = GGUFWriter(temporary, made.model.architecture)
-            _describe_model(writer, made.model, request.name, form.file_type)
-            describe_for_people(writer, request.description, weights)
-            _describe_vocabulary(writer, made.vocabulary, made.ends, made.template)
-            _write_header(writer, plan)
+            write_header(temporary, made, request)
             with temporary.open("ab") as file:
                 write_tensors(file, plan, request.threads, form.name, encoded=encoded)
                 file.write(bytes(-file.tell() % ALIGNMENT))

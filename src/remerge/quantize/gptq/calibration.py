@@ -10,22 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from remerge.quantize.core.format import Format
 from remerge.quantize.core.forward import attend, gated, normalise
 from remerge.quantize.core.llama import LlamaShape
 from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.weights import read_weights
-from remerge.quantize.gptq.packing import STEPS, group_scales, pack
-from remerge.quantize.gptq.solver import GROUP, solve
+from remerge.quantize.gptq.packing import STEPS, bits_of, group_scales, pack
+from remerge.quantize.gptq.solver import solve
 
 
 class Fitting:
     """The state of one run: the hidden states so far, and what becomes of each tensor."""
 
     def __init__(
-        self, shape: LlamaShape, tensors: list[ModelTensor], by_activation: bool, threads: int
+        self, shape: LlamaShape, tensors: list[ModelTensor], form: Format, threads: int
     ) -> None:
         self.shape = shape
-        self.by_activation = by_activation
+        self.form = form
         self.pool = ThreadPoolExecutor(threads)
         self._tensors = {(tensor.part, tensor.layer): tensor for tensor in tensors}
 
@@ -39,21 +40,22 @@ class Fitting:
         """The quantized matrix, float64, and the arrays that the file holds for it."""
         tensor = self._tensors[part, layer]
         weight = read_weights(tensor)
-        scales, raw = group_scales(weight, tensor.info.dtype)
+        scales, raw = group_scales(weight, tensor.info.dtype, self.form)
         codes = solve(
             weight.astype(np.float64),
             moment,
             scales,
-            by_activation=self.by_activation,
+            bits=bits_of(self.form),
+            by_activation=self.form.by_activation,
             pool=self.pool,
         )
         stem = tensor.info.name.removesuffix(".weight")
         arrays = {
-            f"{stem}.weight_packed": pack(codes).reshape(-1).view(np.uint8),
+            f"{stem}.weight_packed": pack(codes, bits_of(self.form)).reshape(-1).view(np.uint8),
             f"{stem}.weight_scale": raw,
             f"{stem}.weight_shape": np.array(weight.shape, "<i8").view(np.uint8),
         }
-        return codes * np.repeat(scales, GROUP, axis=1), arrays
+        return codes * np.repeat(scales, weight.shape[1] // scales.shape[1], axis=1), arrays
 
 
 def second_moment(inputs: list[np.ndarray]) -> np.ndarray:

@@ -9,7 +9,6 @@ import numpy as np
 from remerge.quantize.core.forward import Weights
 from remerge.quantize.core.llama import LlamaShape, llama_tensors
 from remerge.quantize.gptq.packing import FILE_NAME, FITTED, unpack
-from remerge.quantize.gptq.solver import GROUP
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_f32
 from remerge.tensors.safetensors import read_header
 
@@ -25,8 +24,10 @@ def open_weights(folder: Path, shape: LlamaShape, model: Path) -> Weights:
             return read_f32(packed[name]).reshape(packed[name].shape).astype(np.float64)
         stem = name.removesuffix(".weight")
         codes, scales = packed[f"{stem}.weight_packed"], packed[f"{stem}.weight_scale"]
-        numbers = unpack(raw_bytes(codes).view("<i4").reshape(codes.shape))
+        columns = sources[part, layer].columns
+        bits = 32 * codes.shape[1] // columns
+        numbers = unpack(raw_bytes(codes).view("<i4").reshape(codes.shape), bits)
         steps = read_f32(scales).reshape(scales.shape).astype(np.float64)
-        return numbers * np.repeat(steps, GROUP, axis=1)
+        return numbers * np.repeat(steps, columns // steps.shape[1], axis=1)
 
     return weights

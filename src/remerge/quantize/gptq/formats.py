@@ -25,6 +25,14 @@ def _row(
 
 
 _ALL = (
+    _row(8, 0, "a scale a row, fitted to a text"),
+    _row(8, 0, "the same, the largest inputs first", by_activation=True),
+    _row(8, 128, "groups of 128, fitted to a text"),
+    _row(8, 128, "the same, the largest inputs first", by_activation=True),
+    _row(4, 32, "groups of 32, fitted to a text"),
+    _row(4, 32, "the same, the largest inputs first", by_activation=True),
+    _row(4, 64, "groups of 64, fitted to a text"),
+    _row(4, 64, "the same, the largest inputs first", by_activation=True),
     _row(4, 128, "groups of 128, fitted to a text", default=True),
     _row(4, 128, "the same, the largest inputs first", by_activation=True),
 )

@@ -1,4 +1,4 @@
-"""How the 4-bit weights lie in the file: `pack-quantized` of compressed-tensors."""
+"""How the codes lie in the file: `pack-quantized` of compressed-tensors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from remerge.kernels.blocks import narrow, widen
+from remerge.quantize.core.format import Format
 from remerge.quantize.core.tensor import ModelTensor
-from remerge.quantize.gptq.solver import GROUP
 from remerge.shards.layout import OutputTensor
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 
@@ -18,14 +18,19 @@ STEPS = (("attn_q", "attn_k", "attn_v"), ("attn_output",), ("ffn_gate", "ffn_up"
 FITTED = tuple(part for step in STEPS for part in step)
 
 
-def quantization_config(*, by_activation: bool) -> dict[str, Any]:
+def bits_of(form: Format) -> int:
+    """Bits of a code."""
+    return int(form.type.removeprefix("I"))
+
+
+def quantization_config(form: Format) -> dict[str, Any]:
     """What `config.json` says of the weights, in the words of compressed-tensors."""
     weights = {
-        "actorder": "static" if by_activation else None,
+        "actorder": "static" if form.by_activation and form.group else None,
         "dynamic": False,
-        "group_size": GROUP,
-        "num_bits": 4,
-        "strategy": "group",
+        "group_size": form.group or None,
+        "num_bits": bits_of(form),
+        "strategy": "group" if form.group else "channel",
         "symmetric": True,
         "type": "int",
     }
@@ -39,13 +44,14 @@ def quantization_config(*, by_activation: bool) -> dict[str, Any]:
     }
 
 
-def group_scales(weight: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """One scale for 128 weights of a row: as float64 [out, in/128], and as bytes of `dtype`.
+def group_scales(weight: np.ndarray, dtype: str, form: Format) -> tuple[np.ndarray, np.ndarray]:
+    """One scale for a group of a row: as float64 [out, groups], and as bytes of `dtype`.
 
-    max|w| / 7.5, rounded to the type of the weights; 1 where that is 0.
+    max|w| / (2ᵇ⁻¹ − ½) for codes of b bits, rounded to the type of the weights; 1 where that is 0.
     """
-    groups = np.abs(weight).reshape(len(weight), -1, GROUP).max(axis=2)
-    scales = np.ascontiguousarray(groups / np.float32(7.5)).reshape(-1)
+    groups = np.abs(weight).reshape(len(weight), -1, form.group or weight.shape[1]).max(axis=2)
+    top = np.float32(2 ** (bits_of(form) - 1) - 0.5)
+    scales = np.ascontiguousarray(groups / top).reshape(-1)
     raw = np.empty(scales.size * ITEM_SIZE[dtype], np.uint8)
     narrow(scales, KERNEL_CODE[dtype], raw)
     widen(raw, KERNEL_CODE[dtype], scales)
@@ -54,22 +60,22 @@ def group_scales(weight: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray
     return scales.astype(np.float64).reshape(groups.shape), raw
 
 
-def pack(codes: np.ndarray) -> np.ndarray:
-    """Codes int8 [out, in] as int32 [out, in/8]: code + 8, the first in the lowest four bits."""
-    nibbles = (codes.astype(np.int16) + 8).astype(np.uint32).reshape(len(codes), -1, 8)
-    return (
-        (nibbles << np.arange(0, 32, 4, dtype=np.uint32)).sum(axis=2, dtype=np.uint32).view("<i4")
-    )
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes int8 [out, in] as int32 [out, in·bits/32]: code + 2ᵇ⁻¹, the first in the low bits."""
+    unsigned = (codes.astype(np.int16) + 2 ** (bits - 1)).astype(np.uint32)
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    words = unsigned.reshape(len(codes), -1, 32 // bits) << shifts
+    return words.sum(axis=2, dtype=np.uint32).view("<i4")
 
 
-def unpack(packed: np.ndarray) -> np.ndarray:
+def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
     """The inverse of `pack`."""
-    shifts = np.arange(0, 32, 4, dtype=np.uint32)
-    nibbles = (packed.view("<u4")[:, :, None] >> shifts) & np.uint32(15)
-    return nibbles.reshape(len(packed), -1).astype(np.int8) - np.int8(8)
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    codes = (packed.view("<u4")[:, :, None] >> shifts) & np.uint32(2**bits - 1)
+    return (codes.reshape(len(packed), -1).astype(np.int16) - 2 ** (bits - 1)).astype(np.int8)
 
 
-def packed_tensors(tensor: ModelTensor) -> list[OutputTensor]:
+def packed_tensors(tensor: ModelTensor, form: Format) -> list[OutputTensor]:
     """The tensors of the file that one tensor of the model becomes."""
     info = tensor.info
     if tensor.part not in FITTED:
@@ -77,7 +83,9 @@ def packed_tensors(tensor: ModelTensor) -> list[OutputTensor]:
     rows, columns = info.shape
     stem = info.name.removesuffix(".weight")
     return [
-        OutputTensor(f"{stem}.weight_packed", "I32", (rows, columns // 8)),
-        OutputTensor(f"{stem}.weight_scale", info.dtype, (rows, columns // GROUP)),
+        OutputTensor(f"{stem}.weight_packed", "I32", (rows, columns * bits_of(form) // 32)),
+        OutputTensor(
+            f"{stem}.weight_scale", info.dtype, (rows, columns // (form.group or columns))
+        ),
         OutputTensor(f"{stem}.weight_shape", "I64", (2,)),
     ]

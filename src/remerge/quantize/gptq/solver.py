@@ -1,6 +1,6 @@
 """The GPTQ solver (Frantar et al. 2022, arXiv 2210.17323): columns rounded one after the other.
 
->>> codes = solve(weight, hessian, scales, by_activation=False)
+>>> codes = solve(weight, hessian, scales, bits=4, by_activation=False, pool=pool)
 
 Each column is rounded, and the columns not yet rounded take up its error in the proportion that
 keeps the layer's output closest to what it was on the calibration text; the inverse of the input's
@@ -25,8 +25,6 @@ import numpy as np
 from remerge.errors import NumericError
 from remerge.kernels.compiled import kernel
 
-GROUP = 128
-LEAST_CODE, MOST_CODE = -8, 7
 #: Share of the mean of the diagonal that is added to it (`percdamp` of the paper's code).
 DAMPING = 0.01
 _BORDER = 0.5 + 2.0**-24
@@ -73,7 +71,7 @@ def _upper_factor(a):
 
 
 @kernel()
-def _round_rows(work, factor, scales, codes):
+def _round_rows(work, factor, scales, codes, least, most):
     """Round the rows of `work` [rows, n] in place of order; `scales` [rows, n] is one a column."""
     rows, n = work.shape
     for r in range(rows):
@@ -81,7 +79,7 @@ def _round_rows(work, factor, scales, codes):
         for j in range(n):
             scale = scales[r, j]
             code = np.floor(row[j] / scale + _BORDER)
-            code = min(max(code, float(LEAST_CODE)), float(MOST_CODE))
+            code = min(max(code, least), most)
             codes[r, j] = np.int8(code)
             error = (row[j] - code * scale) / factor[j, j]
             for k in range(j + 1, n):
@@ -93,12 +91,13 @@ def solve(
     hessian: np.ndarray,
     scales: np.ndarray,
     *,
+    bits: int,
     by_activation: bool,
     pool: ThreadPoolExecutor,
 ) -> np.ndarray:
-    """Codes int8 [out, in], −8 to 7, for `weight` float64 [out, in].
+    """Codes int8 [out, in] of `bits` bits, for `weight` float64 [out, in].
 
-    `hessian` float64 [in, in] is the mean of xᵀx over the inputs, `scales` float64 [out, in / 128].
+    `hessian` float64 [in, in] is the mean of xᵀx over the inputs, `scales` float64 [out, groups].
     `by_activation` rounds the columns with the largest inputs first. Inputs that are always zero
     leave their column's code at 0. NumericError if H is no second moment (Inf, NaN).
     """
@@ -114,13 +113,14 @@ def solve(
     factor = np.ascontiguousarray(moment[np.ix_(order, order)])
     if not _upper_factor(factor):
         raise NumericError("GPTQ: the calibration text gives inputs that are not finite")
-    wide = scales[:, order // GROUP]
+    wide = scales[:, order // (columns // scales.shape[1])]
+    least, most = float(-(2 ** (bits - 1))), float(2 ** (bits - 1) - 1)
     shuffled = np.ascontiguousarray(work[:, order])
     found = np.empty(weight.shape, np.int8)
 
     def run(start: int) -> None:
         part = slice(start, start + _ROWS)
-        _round_rows(shuffled[part], factor, wide[part], found[part])
+        _round_rows(shuffled[part], factor, wide[part], found[part], least, most)
 
     list(pool.map(run, range(0, len(weight), _ROWS)))
     codes = np.empty_like(found)

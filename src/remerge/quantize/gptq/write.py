@@ -1,8 +1,8 @@
-"""Write a Llama model folder with 4-bit weights fitted to a calibration text (GPTQ).
+"""Write a Llama model folder with 4-bit or 8-bit weights fitted to a calibration text (GPTQ).
 
 The result is a folder that transformers and vLLM load: the `pack-quantized` layout of
-compressed-tensors, symmetric codes, one scale for 128 weights, embedding and output matrix left as
-they are. Class *stable*: see `fitting` and `docs/decisions/0006-gptq-in-float64.md`.
+compressed-tensors, symmetric codes, one scale for a group of weights, embedding and output matrix
+left as they are. Class *stable*: see `fitting` and `docs/decisions/0006-gptq-in-float64.md`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.files import open_atomic, require_space, write_bytes, write_text
 from remerge.progress import track
 from remerge.quantize.core.corpus import calibration_windows
+from remerge.quantize.core.format import Format
 from remerge.quantize.core.forward import embed
 from remerge.quantize.core.llama import LlamaShape, llama_tensors, read_shape
 from remerge.quantize.core.reporting import QuantReport, write_report
@@ -26,8 +27,13 @@ from remerge.quantize.core.request import Request
 from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.weights import read_weights
 from remerge.quantize.gptq.calibration import Fitting, fit_layer
-from remerge.quantize.gptq.packing import FILE_NAME, FITTED, packed_tensors, quantization_config
-from remerge.quantize.gptq.solver import GROUP
+from remerge.quantize.gptq.packing import (
+    FILE_NAME,
+    FITTED,
+    bits_of,
+    packed_tensors,
+    quantization_config,
+)
 from remerge.shards.layout import plan_shards
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_config
 from remerge.tensors.json_files import read_json, write_json
@@ -60,7 +66,7 @@ def _produce(
                 done = tensor.layer
                 states, arrays = fit_layer(fitting, done, states)
                 bar.advance(1)
-            for output in packed_tensors(tensor):
+            for output in packed_tensors(tensor, fitting.form):
                 if tensor.part in FITTED:
                     yield output.name, arrays[output.name]
                 else:
@@ -68,12 +74,14 @@ def _produce(
                     yield output.name, raw_bytes(tensor.info)
 
 
-def _check(tensors: list[ModelTensor]) -> None:
+def _check(tensors: list[ModelTensor], form: Format) -> None:
+    """Refuse columns that no whole number of groups, or of packed codes, holds."""
+    width = form.group or 32 // bits_of(form)
     for tensor in tensors:
-        if tensor.part in FITTED and tensor.columns % GROUP:
+        if tensor.part in FITTED and tensor.columns % width:
             raise CheckpointError(
                 f"{tensor.info.path}: tensor {printable(tensor.info.name)!r}: {tensor.columns} "
-                f"columns are no multiple of the group of {GROUP}"
+                f"columns are no multiple of the group of {width}"
             )
 
 
@@ -115,7 +123,7 @@ def prepare(request: Request) -> Prepared:
     config = read_config(model)
     shape = read_shape(config, str(model))
     tensors = llama_tensors(open_checkpoint(model), shape)
-    _check(tensors)
+    _check(tensors, request.form)
     length = min(WINDOW_LENGTH, shape.context)
     windows = calibration_windows(model, request.calibration, shape.vocabulary, length, WINDOWS)
     chat_template(model, request.prompt)
@@ -131,9 +139,8 @@ def write(request: Request) -> QuantReport:
     label, model, out = request.form.name, request.model, request.out
     made = prepare(request)
     tensors, windows = made.tensors, made.windows
-    by_activation = request.form.by_activation
-    fitting = Fitting(made.shape, tensors, by_activation, request.threads)
-    outputs = [output for tensor in tensors for output in packed_tensors(tensor)]
+    fitting = Fitting(made.shape, tensors, request.form, request.threads)
+    outputs = [output for tensor in tensors for output in packed_tensors(tensor, request.form)]
     (shard,) = plan_shards(outputs, limit=max(1, sum(output.nbytes for output in outputs)))
     require_space(out, shard.nbytes, label)
     sizes = {tensor.name: tensor.nbytes for tensor in shard.tensors}
@@ -142,15 +149,16 @@ def write(request: Request) -> QuantReport:
         for name, data in _produce(fitting, tensors, windows, label):
             assert len(data) == sizes[name]
             file.write(data.data)
-    configured = quantization_config(by_activation=by_activation)
+    configured = quantization_config(request.form)
     write_json(out / "config.json", {**made.config, "quantization_config": configured})
+    coded = f"INT{bits_of(request.form)}"
     others, notes = _write_companions(model, out, request.prompt)
     return write_report(
         out,
         request.form,
         FILE_NAME,
         sum(tensor.info.size for tensor in tensors),
-        Counter("INT4" if tensor.part in FITTED else tensor.info.dtype for tensor in tensors),
+        Counter(coded if tensor.part in FITTED else tensor.info.dtype for tensor in tensors),
         (f"calibrated on {len(windows)} windows of {len(windows[0])} tokens", *notes),
         ["config.json", *others],
         request.name,
