@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -24,6 +27,16 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
     for switch in SWITCHES:
         monkeypatch.delenv(switch, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture(scope="session")
+def mergekit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that has mergekit, in an environment of its own from the registry."""
+    folder = tmp_path_factory.mktemp("mergekit") / "env"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "mergekit==0.1.5", "torch==2.13.0"]
+    subprocess.run(pip, check=True, capture_output=True)
+    return folder / "bin" / "python"
 
 
 #: Reasons to skip that are the machine's and that no set-up can change.

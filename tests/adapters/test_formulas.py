@@ -199,7 +199,7 @@ def plan_of(folder: Path, kind: str, seed: int, dtype: str) -> tuple[BakePlan, n
 
 def computed(plan: BakePlan, shape: tuple[int, ...], dtype: str) -> bytes:
     chunks = plan.compute(OutputTensor("w", dtype, shape))
-    return b"".join(chunk.tobytes() for chunk in chunks if chunk is not None)
+    return b"".join(part.tobytes() for part in chunks if part is not None)
 
 
 @pytest.mark.parametrize("chunk", [1 << 18, 40])

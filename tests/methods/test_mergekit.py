@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from tests.methods.running import inputs_of, merged
 ROOT = Path(__file__).parents[2]
 SHAPE = (48, 96)
 MODELS = 3
-MERGEKIT = ("mergekit==0.1.5", "torch==2.13.0")
 
 #: Steps of float32 at the largest result.
 STEPS = 4
@@ -92,16 +90,6 @@ CASES: dict[str, tuple[str, dict, int, bool]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that has mergekit."""
-    folder = tmp_path_factory.mktemp("mergekit") / "env"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "--quiet", *MERGEKIT]
-    subprocess.run(pip, check=True, capture_output=True)
-    return folder / "bin" / "python"
-
-
 def tensors() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
     made = {"base": (rng.standard_normal(SHAPE) * 0.02).astype(np.float32)}
@@ -148,7 +136,7 @@ def steps(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 @pytest.mark.full
-def test_methods_agree_with_mergekit(python: Path, tmp_path: Path) -> None:
+def test_methods_agree_with_mergekit(mergekit: Path, tmp_path: Path) -> None:
     made, jobs, ours, masks = tensors(), [], {}, {}
     for name, (method, given, models, base) in CASES.items():
         parameters = parameters_of(method, given)
@@ -169,7 +157,7 @@ def test_methods_agree_with_mergekit(python: Path, tmp_path: Path) -> None:
         )
     np.savez(tmp_path / "in.npz", **made, **masks, jobs=np.array(json.dumps(jobs)))
     program = str(ROOT / "benchmarks" / "mergekit_methods.py")
-    command = [str(python), program, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    command = [str(mergekit), program, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
     subprocess.run(command, check=True)
     theirs = np.load(tmp_path / "out.npz")
     apart = {name: steps(ours[name], theirs[name]) for name in CASES}
@@ -178,7 +166,7 @@ def test_methods_agree_with_mergekit(python: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_fusion_agrees_with_mergekit_but_near_the_threshold(python: Path, tmp_path: Path) -> None:
+def test_fusion_agrees_with_mergekit_but_near_the_threshold(mergekit: Path, tmp_path: Path) -> None:
     """The divergences of mergekit are float32 sums that nearly cancel: off by a percent."""
     made = tensors()
     data, statistics = merged("arcee_fusion", inputs_of(family(made, 1), True), {})
@@ -187,7 +175,7 @@ def test_fusion_agrees_with_mergekit_but_near_the_threshold(python: Path, tmp_pa
            "parameters": {}, "masks": 0}  # fmt: skip
     np.savez(tmp_path / "in.npz", **made, jobs=np.array(json.dumps([job])))
     program = str(ROOT / "benchmarks" / "mergekit_methods.py")
-    command = [str(python), program, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    command = [str(mergekit), program, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
     subprocess.run(command, check=True)
     theirs = np.load(tmp_path / "out.npz")["f"]
     took = (theirs != made["base"]).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,91 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where unfinished work is kept for the next attempt (default: .scratch beside --out)",
     )
+
+
+def add_vocabulary_options(parser: argparse.ArgumentParser) -> None:
+    """The vocabulary and chat template of a merge."""
+    group = parser.add_argument_group("one vocabulary for all models")
+    group.add_argument(
+        "--tokenizer",
+        metavar="SOURCE",
+        help="give all models the tokens of one: `base` (the first model), `union` (the first "
+        "model's tokens and after them those of the others), or a model of this merge",
+    )
+    group.add_argument(
+        "--token",
+        action="append",
+        default=[],
+        metavar="TEXT=ROW",
+        help="the row of a token in models that lack it: `zero`, a model, or MODEL#TOKEN for that "
+        "model's row of another token; may be given again",
+    )
+    group.add_argument(
+        "--force-token",
+        action="append",
+        default=[],
+        metavar="TEXT=ROW",
+        help="the same, in models that have the token as well",
+    )
+    group.add_argument(
+        "--pad-to-multiple-of",
+        type=int,
+        metavar="N",
+        help="round the number of rows up to a multiple of N",
+    )
+    parser.add_argument(
+        "--chat-template",
+        metavar="NAME",
+        help="the result's chat template: a model of this merge that has one, or a known name "
+        "such as chatml, llama3 or alpaca (default: that of its tokenizer)",
+    )
+
+
+def tokenizer_choice(options: argparse.Namespace, labels: Mapping[str, str]) -> Any:
+    """Read the options of `add_vocabulary_options`.
+
+    Args:
+        options: The options.
+        labels: The label of each model by the text that named it.
+
+    Returns:
+        The TokenizerChoice; None if none was asked for.
+    """
+    from remerge.vocabulary.alignment import TokenizerChoice
+
+    written = [(text, force) for force in (False, True) for text in _tokens(options, force)]
+    if not (options.tokenizer or written or options.pad_to_multiple_of):
+        return None
+    if getattr(options, "vocabulary", None):
+        raise RecipeError(
+            "--tokenizer, --token and --pad-to-multiple-of give all models one vocabulary; leave "
+            "--vocabulary out"
+        )
+    tokens = dict(_token_rule(text, force, labels) for text, force in written)
+    source = options.tokenizer or "base"
+    return TokenizerChoice(labels.get(source, source), tokens, options.pad_to_multiple_of)
+
+
+def _tokens(options: argparse.Namespace, force: bool) -> list[str]:
+    found: list[str] = options.force_token if force else options.token
+    return found
+
+
+def _token_rule(text: str, force: bool, labels: Mapping[str, str]) -> tuple[str, Any]:
+    from remerge.vocabulary.alignment import TokenRule
+
+    token, equals, row = text.rpartition("=")
+    if not equals or not token or not row:
+        raise RecipeError(
+            f"token {text!r} is not of the form TEXT=zero, TEXT=MODEL or …=MODEL#TOKEN"
+        )
+    if row == "zero":
+        return token, TokenRule("zero", force=force)
+    model, hash_sign, other = row.partition("#")
+    model = labels.get(model, model)
+    if hash_sign:
+        return token, TokenRule("model_token", model, other, force)
+    return token, TokenRule("model", model, force=force)
 
 
 def build_options(options: argparse.Namespace) -> dict[str, Any]:

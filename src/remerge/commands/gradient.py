@@ -13,8 +13,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from remerge.commands.common import add_output_options, build_options, parse_size
+from remerge.commands.common import (
+    add_output_options,
+    add_vocabulary_options,
+    build_options,
+    parse_size,
+    tokenizer_choice,
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,39 +53,55 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--vocabulary",
-        choices=("truncate",),
-        help="leave out the second model's rows of tokens beyond the first's; without a rule, "
-        "more rows are an error",
+        choices=("truncate", "map", "rows"),
+        help="the second model's rows of tokens: leave out those beyond the first's, put each "
+        "where the first has its token, or take them by number whatever tokens they are of; "
+        "without a rule, other rows are an error",
     )
+    add_vocabulary_options(parser)
     add_output_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.merge.donors import mapping_folder, named_like
-    from remerge.methods.gradient import Gradient, in_order_for, plan_gradient
+    from remerge.merge.donors import mapping_folder, under_rule
+    from remerge.merge.vocabularies import with_chat_template, with_one_vocabulary
+    from remerge.methods.gradient import Gradient, Vocabulary, in_order_for, plan_gradient
     from remerge.shards.artefact import build, companions_of
     from remerge.shards.inputs import distinct_labels
     from remerge.tensors.checkpoint import open_checkpoint
     from remerge.tensors.dtypes import from_torch_name
-    from remerge.vocabulary.mapping import require_same_tokens
 
     settings = build_options(options)
     gradient = Gradient(tuple(options.values), options.along, options.blend, options.containing)
     folders = (options.first, options.second)
     first, second = map(open_checkpoint, folders, distinct_labels(folders))
     first = in_order_for(gradient, first)
-    require_same_tokens(second, first)
+    labels = dict(zip(map(str, folders), (first.label, second.label), strict=True))
+    choice = tokenizer_choice(options, labels)
+    companions, changes = companions_of(options.first), dict[str, Any]()
     with mapping_folder(settings["scratch"]) as mapped:
-        second, notes = named_like(second, first, mapped)
+        ruled = under_rule(second, first, "one" if choice else options.vocabulary, mapped)
+        second = ruled.model
+        vocabulary = Vocabulary(options.vocabulary, ruled.notes, ruled.rows)
+        if choice is not None:
+            shared = with_one_vocabulary([first, second], choice, mapped)
+            companions, changes = shared.companions, shared.config_changes
+            first, second = shared.models
+            vocabulary = Vocabulary("one", (*ruled.notes, *shared.notes), shared.digest)
+        if options.chat_template:
+            companions = with_chat_template(
+                companions, options.chat_template, [first, second], mapped
+            )
         plan = plan_gradient(
             first,
             second,
             gradient,
             dtype=from_torch_name(options.dtype),
             shard_bytes=parse_size(options.shard_size),
-            vocabulary=options.vocabulary,
-            notes=notes,
+            vocabulary=vocabulary,
         )
-        manifest = build(plan, options.out, companions=companions_of(options.first), **settings)
+        manifest = build(
+            plan, options.out, companions=companions, config_changes=changes, **settings
+        )
     print(f"{manifest['model_id']}  {options.out}")

@@ -1,4 +1,4 @@
-"""Merge donors into a base by TIES: trim each task vector, elect a sign, merge what agrees.
+r"""Merge donors into a base by TIES: trim each task vector, elect a sign, merge what agrees.
 
   remerge ties models/base models/chronos models/airoboros:0.5 models/hermes:0.5:2 --out merged
 
@@ -7,15 +7,27 @@ twice the weight. Where a donor has tokens that the base lacks, say what becomes
 all donors by --vocabulary or for one behind its weight:
 
   remerge ties models/base models/chronos models/hermes:0.5:1:truncate --out merged
+
+Or give the result the tokens of all, with a rule for a token that some lack:
+
+  remerge ties models/base models/chronos models/hermes --tokenizer union \
+    --token '<|im_start|>=models/hermes' --pad-to-multiple-of 64 --out merged
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from remerge.commands.common import add_output_options, build_options, parse_size
+from remerge.commands.common import (
+    add_output_options,
+    add_vocabulary_options,
+    build_options,
+    parse_size,
+    tokenizer_choice,
+)
 
 
 class _Named(NamedTuple):
@@ -65,17 +77,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--vocabulary",
-        choices=("truncate", "map"),
-        help="rows of the donors' vocabularies: leave out those beyond the base's, or put each "
-        "where the base has its token; without a rule, other rows are an error",
+        choices=("truncate", "map", "rows"),
+        help="rows of the donors' vocabularies: leave out those beyond the base's, put each where "
+        "the base has its token, or take them by number whatever tokens they are of; without a "
+        "rule, other rows are an error",
     )
+    add_vocabulary_options(parser)
     add_output_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.merge.donors import mapping_folder, open_donor
-    from remerge.methods.ties import TiesSettings, plan_ties
+    from remerge.merge.donors import mapping_folder, open_donor, under_rule
+    from remerge.merge.vocabularies import with_chat_template, with_one_vocabulary
+    from remerge.methods.ties import Donor, TiesSettings, plan_ties
     from remerge.shards.artefact import build, companions_of
     from remerge.shards.inputs import distinct_labels
     from remerge.shards.order import in_state_dict_order
@@ -87,19 +102,40 @@ def run(options: argparse.Namespace) -> None:
     base_label, *labels = distinct_labels([options.base, *(donor.folder for donor in named)])
     base = open_checkpoint(options.base, base_label)
     base, _ = in_state_dict_order(base)
+    texts = [str(options.base), *(donor.folder for donor in named)]
+    choice = tokenizer_choice(options, dict(zip(texts, [base_label, *labels], strict=True)))
+    companions, changes = companions_of(options.base), dict[str, Any]()
     with mapping_folder(settings["scratch"]) as mapped:
-        donors = [
-            open_donor(
-                donor.folder,
-                base,
-                density=donor.density,
-                weight=donor.weight,
-                vocabulary=donor.vocabulary,
-                label=label,
-                mapped=mapped,
-            )
-            for donor, label in zip(named, labels, strict=True)
-        ]
+        if choice is None:
+            donors = [
+                open_donor(
+                    donor.folder,
+                    base,
+                    density=donor.density,
+                    weight=donor.weight,
+                    vocabulary=donor.vocabulary,
+                    label=label,
+                    mapped=mapped,
+                )
+                for donor, label in zip(named, labels, strict=True)
+            ]
+        else:
+            ruled = [
+                under_rule(open_checkpoint(donor.folder, label), base, "one", mapped)
+                for donor, label in zip(named, labels, strict=True)
+            ]
+            models = [base, *(each.model for each in ruled)]
+            shared = with_one_vocabulary(models, choice, mapped)
+            companions, changes = shared.companions, shared.config_changes
+            base, *models = shared.models
+            donors = [
+                Donor(model, donor.density, donor.weight, "one", each.notes, shared.digest)
+                for donor, model, each in zip(named, models, ruled, strict=True)
+            ]
+            donors[0] = replace(donors[0], notes=(*donors[0].notes, *shared.notes))
+        if options.chat_template:
+            models = [base, *(donor.model for donor in donors)]
+            companions = with_chat_template(companions, options.chat_template, models, mapped)
         plan = plan_ties(
             base,
             donors,
@@ -107,7 +143,9 @@ def run(options: argparse.Namespace) -> None:
             dtype=from_torch_name(options.dtype),
             shard_bytes=parse_size(options.shard_size),
         )
-        manifest = build(plan, options.out, companions=companions_of(options.base), **settings)
+        manifest = build(
+            plan, options.out, companions=companions, config_changes=changes, **settings
+        )
     print(f"{manifest['model_id']}  {options.out}")
 
 

@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remerge.architectures.alignment import as_head_of
@@ -23,7 +23,7 @@ from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, config_of, open_checkpoint, raw_bytes
 from remerge.tensors.compatibility import Note
 from remerge.tensors.safetensors import TensorInfo, read_header
-from remerge.vocabulary.mapping import map_vocabulary, require_same_tokens
+from remerge.vocabulary.mapping import different_tokens, map_vocabulary, require_same_tokens
 
 _CHUNK = 1 << 24
 
@@ -85,6 +85,49 @@ def _write_joined(
     return read_header(folder / shard.file)[info.name]
 
 
+@dataclass(frozen=True)
+class Ruled:
+    """A model whose rows of tokens follow a rule: what was done, and which row went where."""
+
+    model: Checkpoint
+    notes: tuple[Note, ...] = ()
+    rows: str = ""
+
+
+def under_rule(
+    model: Checkpoint, base: Checkpoint, rule: str | None, mapped: Path | None = None
+) -> Ruled:
+    """Give a model the base's names, and check its tokens against the base's or move their rows.
+
+    Args:
+        model: A donor.
+        base: The model whose tokens count.
+        rule: None: the rows must be the base's; `truncate`: rows beyond them are left out; `map`:
+            each row goes where the base has its token; `rows`: rows are taken by their number,
+            whatever tokens they are of; `one`: all models get one vocabulary later.
+        mapped: A `mapping_folder`, which `map` needs, and tensors that the base stores whole.
+
+    Raises:
+        CheckpointError: The tokens need another rule.
+    """
+    model, notes = named_like(model, base, mapped)
+    if rule == "map":
+        if mapped is None:
+            raise RecipeError(f"{model.label}: vocabulary map needs a folder for mapped tensors")
+        full_base = as_head_of(base, config_of(base.folder), model)
+        model = as_head_of(model, config_of(model.folder), base)
+        rows = map_vocabulary(model, full_base, mapped)
+        return Ruled(rows.model, (*notes, *rows.notes), rows.digest)
+    if rule == "rows":
+        renamed = different_tokens(model, base)
+        text = f"rows taken by number: {renamed} tokens of {base.label} are others there"
+        said = (Note(model.label, "tokenizer", text),) if renamed else ()
+        return Ruled(model, (*notes, *said))
+    if rule != "one":
+        require_same_tokens(model, base)
+    return Ruled(model, notes)
+
+
 def open_donor(
     folder: Path | str,
     base: Checkpoint,
@@ -95,21 +138,9 @@ def open_donor(
     label: str | None = None,
     mapped: Path | None = None,
 ) -> Donor:
-    """The donor in `folder` under the base's names, its tokens checked or mapped to the base's.
-
-    vocabulary  None: the rows must be the base's; `truncate`: rows beyond them are left out; `map`:
-                each row goes where the base has its token
-    mapped      a `mapping_folder`, which `map` needs, and tensors that the base stores whole
+    """The donor in `folder`, its tokens under the rule `vocabulary`; see `under_rule`.
 
     CheckpointError for a folder that is no model, or whose tokens need another rule.
     """
-    model, notes = named_like(open_checkpoint(folder, label), base, mapped)
-    if vocabulary == "map":
-        if mapped is None:
-            raise RecipeError(f"{model.label}: vocabulary map needs a folder for mapped tensors")
-        full_base = as_head_of(base, config_of(base.folder), model)
-        model = as_head_of(model, config_of(model.folder), base)
-        rows = map_vocabulary(model, full_base, mapped)
-        return Donor(rows.model, density, weight, vocabulary, (*notes, *rows.notes), rows.digest)
-    require_same_tokens(model, base)
-    return Donor(model, density, weight, vocabulary, notes)
+    ruled = under_rule(open_checkpoint(folder, label), base, vocabulary, mapped)
+    return Donor(ruled.model, density, weight, vocabulary, ruled.notes, ruled.rows)

@@ -40,6 +40,7 @@ class TablePlan:
     unties: bool = False
     computed: Mapping[str, ComputedModel] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
+    vocabulary: str = ""
 
     def parameters(self) -> dict[str, Any]:
         """What is merged, for manifest and resume key: no paths, no machine."""
@@ -62,8 +63,12 @@ class TablePlan:
         return all_inputs(files, self.computed)
 
     def details(self) -> Any:
-        """What computed models depend on besides; the table's digest stands for the rest."""
-        return {n: m.plan.details() for n, m in self.computed.items()} if self.computed else None
+        """What computed models depend on besides, and where rows of tokens went."""
+        computed = {n: m.plan.details() for n, m in self.computed.items()}
+        found = {"computed": computed} if computed else {}
+        if self.vocabulary:
+            found["vocabulary"] = {"rows": self.vocabulary}
+        return found or None
 
     def reads(self, tensor: OutputTensor) -> list[TensorInfo]:
         """The input tensors that `compute` maps."""

@@ -68,6 +68,22 @@ class Gradient:
                 raise RecipeError(f"gradient.{name} is {option!r}; expected {', '.join(allowed)}")
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """The rule for the second model's rows of tokens.
+
+    Attributes:
+        rule: None: its rows are the first's; `truncate`, `rows`: those beyond are left out; `map`,
+            `one`: they were moved to where the first, or the new vocabulary, has the token.
+        notes: What was done, for the manifest.
+        rows: SHA-256 of which row went where; empty where none moved.
+    """
+
+    rule: str | None = None
+    notes: tuple[Note, ...] = ()
+    rows: str = ""
+
+
 def blend_ratios(gradient: Gradient, names: Sequence[str]) -> list[float]:
     """The second model's share (float64) for each of `names`, which are in state-dict order."""
     by_position = gradient.along == "tensors"
@@ -154,6 +170,7 @@ class GradientPlan:
     notes: tuple[Note, ...]
     vocabulary: str | None = None
     unties: bool = False
+    rows: str = ""
     block: int = DEFAULT_BLOCK
 
     def parameters(self) -> dict[str, Any]:
@@ -171,8 +188,9 @@ class GradientPlan:
         """Identity of every input folder, by label."""
         return {model.label: input_identity(model.folder) for model in (self.first, self.second)}
 
-    def details(self) -> None:
-        """Nothing: the parameters tell all."""
+    def details(self) -> str | None:
+        """Where rows of tokens went; nothing else but the parameters."""
+        return self.rows or None
 
     def reads(self, tensor: OutputTensor) -> list[TensorInfo]:
         """The input tensors that `compute` maps."""
@@ -201,28 +219,26 @@ def plan_gradient(
     dtype: str,
     shard_bytes: int,
     label: str = "gradient",
-    vocabulary: str | None = None,
-    notes: Sequence[Note] = (),
+    vocabulary: Vocabulary | None = None,
 ) -> GradientPlan:
     """Check the two models against each other by their headers and lay out the result.
 
     The order of `first`'s tensors is taken as the state-dict order; folders that this library wrote
     have it, others get it from `in_order_for`. dtype and shard_bytes as in `plan_ties`;
-    vocabulary is None or `truncate`; notes are lines of the manifest. CheckpointError for models
-    that do not fit, RecipeError for two of one label.
+    vocabulary says what was and is to be done to rows of tokens. CheckpointError for models that do
+    not fit, RecipeError for two of one label.
     """
     require_distinct([first.label, second.label], label)
-    if vocabulary not in (None, "truncate"):
-        raise RecipeError(f"{label}: vocabulary is {vocabulary!r}; expected truncate, or none")
+    vocabulary = vocabulary or Vocabulary()
     aligned = align_heads([first, second])
     first, second = aligned.models
     first_tensors, dropped = weights_only(first)
     require_mergeable(first, first_tensors)
-    second_tensors, more_notes = fit(second, first, first_tensors, vocabulary)
+    second_tensors, more_notes = fit(second, first, first_tensors, vocabulary.rule)
     names = list(first_tensors)
     ratios = dict(zip(names, blend_ratios(gradient, names), strict=True))
     unties, more = _unties(aligned, ratios, first)
-    found = [*dropped, *notes, *aligned.notes, *more, *more_notes]
+    found = [*dropped, *vocabulary.notes, *aligned.notes, *more, *more_notes]
     outputs = [OutputTensor(name, dtype, info.shape) for name, info in first_tensors.items()]
     return GradientPlan(
         label=label,
@@ -234,8 +250,9 @@ def plan_gradient(
         second_tensors=second_tensors,
         shards=plan_shards(outputs, shard_bytes),
         notes=tuple(found),
-        vocabulary=vocabulary,
+        vocabulary=vocabulary.rule,
         unties=unties,
+        rows=vocabulary.rows,
     )
 
 

@@ -31,7 +31,8 @@ from remerge.tensors.dtypes import KERNEL_CODE, MAX_FLOAT32
 from remerge.tensors.safetensors import TensorInfo
 
 ELECTIONS = ("sum", "count")
-VOCABULARIES = ("truncate", "map")
+#: Rules for a donor's rows of tokens; `one` marks models that were given one vocabulary.
+VOCABULARIES = ("truncate", "map", "rows", "one")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class SourceUse:
         model: Which one.
         layers: Its layers [first, end); None: all of them.
         parameters: Its own.
-        vocabulary: A rule for its tokens: None, `truncate` or `map`.
+        vocabulary: A rule for its tokens: None, `truncate`, `map` or `rows`.
     """
 
     model: Reference

@@ -81,7 +81,8 @@ class Use(_Parameters):
         model: A node, a source of the pins, a hub id `owner/name`, or a local path that begins
             with `.` or `/`. None: the label under which the model stands.
         vocabulary: None: its rows are the base's. `truncate` leaves out rows beyond them, `map`
-            moves each row to where the base has its token.
+            moves each row to where the base has its token, `rows` takes rows by number, whatever
+            tokens they are of.
     """
 
     model: str | None = None

@@ -26,11 +26,12 @@ from remerge.merge.computed import ComputedModel, computed_model
 from remerge.merge.result_config import config_changes
 from remerge.merge.table import Row, Slice, Table, Use, make_table
 from remerge.merge.table_plan import TablePlan, plan_table
+from remerge.merge.vocabularies import OneVocabulary, with_one_vocabulary
 from remerge.methods.gradient import Gradient, blend_ratios
 from remerge.recipes.mergekit.references import Reference
 from remerge.recipes.merges import Merge, Module
 from remerge.recipes.schema import is_hub
-from remerge.recipes.tokenizers import check_tokens, tokenizer_companions
+from remerge.recipes.tokenizers import check_tokens, one_vocabulary, tokenizer_companions
 from remerge.schema import nearest, shown
 from remerge.shards.artefact import companions_of
 from remerge.shards.inputs import distinct_labels
@@ -300,16 +301,18 @@ class _Planner:
         opened = [self.checkpoint(reference, merge.dtype) for reference in references]
         opened = self.fitted(merge, references, opened)
         aligned = align_heads(opened)
-        tensors = dict(zip(references, aligned.models, strict=True))
         labels = {reference: self.labels[reference] for reference in references}
+        shared = self.one_vocabulary(merge, aligned.models, labels)
+        models_now = aligned.models if shared is None else shared.models
+        tensors = dict(zip(references, models_now, strict=True))
         headers = {labels[r]: model.tensors for r, model in tensors.items()}
         donor = tensors[references[0]]
         table = self.table(merge, headers, labels)
         by_label = {labels[r]: tensors[r] for r in references}
-        if not self.settings.by_row:
-            mapped = {labels[r] for r, rule in merge.vocabularies().items() if rule == "map"}
+        if not self.settings.by_row and shared is None:
+            free = {labels[r] for r, v in merge.vocabularies().items() if v in ("map", "rows")}
             token_rows = [row for row in table if row.tensor.endswith(TOKEN_TENSORS)]
-            used = {source.model for row in token_rows for source in row.sources} - mapped
+            used = {source.model for row in token_rows for source in row.sources} - free
             check_tokens(merge, [by_label[n] for n in sorted(used)], donor, self.tokenizer(merge))
         models: dict[str, Model] = {}
         for reference in references:
@@ -331,14 +334,38 @@ class _Planner:
         configs = {label: config_of(model.folder) for label, model in by_label.items()}
         config = configs[labels[references[0]]]
         changes = config_changes(config, table, donor, configs, merge.place)
+        if shared is not None:
+            notes += shared.notes
+            plan = replace(plan, notes=tuple(dict.fromkeys(notes)))
+            changes |= shared.config_changes
+        moved = [self.digests[label] for label in by_label if label in self.digests]
+        moved += [] if shared is None else [shared.digest]
+        plan = replace(plan, vocabulary=" ".join(moved))
         companions = tokenizer_companions(
             merge,
-            companions_of(donor.folder),
-            self.tokenizer(merge),
+            companions_of(donor.folder) if shared is None else shared.companions,
+            self.tokenizer(merge) if shared is None else None,
             [tensors[r] for r in references],
             self.folder,
         )
         return plan, companions, changes
+
+    def one_vocabulary(
+        self, merge: Merge, models: Sequence[Checkpoint], labels: Mapping[Reference, str]
+    ) -> OneVocabulary | None:
+        """The models with the tokens that the document asks for; None if they have them."""
+        if self.settings.by_row:
+            return None
+        choice = one_vocabulary(merge, models, labels)
+        if choice is None:
+            return None
+        for model in models:
+            if any(info.path == COMPUTED for info in model.tensors.values()):
+                raise RecipeError(
+                    f"{merge.place}: the tokens of {model.label} cannot be moved while it is "
+                    "computed on the way; make it first, and name its folder"
+                )
+        return with_one_vocabulary(models, choice, self.folder / f"vocabulary-{merge.name or ''}")
 
     def fitted(
         self, merge: Merge, references: Sequence[Reference], opened: Sequence[Checkpoint]
@@ -348,7 +375,7 @@ class _Planner:
         found = []
         for reference, model in zip(references, opened, strict=True):
             rule = rules.get(reference)
-            if rule == "truncate":
+            if rule in ("truncate", "rows"):
                 tensors, notes = truncated(model, first)
                 model = replace(model, tensors=tensors)
                 self.buffers.setdefault(reference, []).extend(notes)

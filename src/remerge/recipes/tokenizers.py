@@ -12,11 +12,14 @@ from pathlib import Path
 
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.files import write_bytes
+from remerge.recipes.mergekit.references import Reference
 from remerge.recipes.merges import Merge
 from remerge.schema import nearest, shown
 from remerge.shards.artefact import TOKENIZER_FILES, companions_of
 from remerge.tensors.checkpoint import Checkpoint
+from remerge.tensors.compatibility import TOKEN_TENSORS
 from remerge.tensors.json_files import read_json, write_json
+from remerge.vocabulary.alignment import TokenizerChoice, TokenRule
 from remerge.vocabulary.chat_template import SETTINGS_FILE, TEMPLATE_FILE, own_template
 from remerge.vocabulary.chat_templates import CHAT_TEMPLATES
 from remerge.vocabulary.tokenizer import has_tokenizer, token_ids, tokenizer_files
@@ -38,40 +41,76 @@ def check_tokens(
 
     Raises:
         CheckpointError: Names the first token that differs.
-        RecipeError: A rule for tokens that is not there yet.
+    """
+    wanted = donor if source is None else source
+    for model in models:
+        differing = _differing(model, wanted)
+        if differing:
+            text = differing[0]
+            ours, theirs = token_ids(wanted.folder), token_ids(model.folder)
+            raise CheckpointError(
+                f"{merge.place}: {model.label}: token {printable(text, 40)!r} is number "
+                f"{theirs.get(text, 'none')} there and {ours.get(text, 'none')} in {wanted.label} "
+                f"({len(differing)} tokens differ); give all one vocabulary (`tokenizer: {{source: "
+                "union}` or `base`), or add --by-row to merge row by row all the same, as mergekit "
+                "does"
+            )
+
+
+def _differing(model: Checkpoint, wanted: Checkpoint, *, both: bool = False) -> list[str]:
+    """Tokens of `wanted` that stand at another row; with `both`, those that only the other has."""
+    if not all(has_tokenizer(tokenizer_files(m.folder)) for m in (model, wanted)):
+        return []
+    ours, theirs = token_ids(wanted.folder), token_ids(model.folder)
+    rows = min(
+        (i.shape[0] for n, i in model.tensors.items() if n.endswith(TOKEN_TENSORS)), default=0
+    )
+    differing = [text for text, n in ours.items() if theirs.get(text) != n and n < rows]
+    extra = [text for text, n in theirs.items() if text not in ours and n < rows]
+    return differing + (extra if both else [])
+
+
+def one_vocabulary(
+    merge: Merge, models: Sequence[Checkpoint], labels: Mapping[Reference, str]
+) -> TokenizerChoice | None:
+    """Return the vocabulary that the models must be given; None where all have it already.
+
+    Args:
+        merge: The document.
+        models: The models that are merged; the first gives the config.
+        labels: Their names by reference.
+
+    Raises:
+        RecipeError: A model that is named is not merged.
     """
     choice = merge.tokenizer
-    if choice is not None and (choice.tokens or choice.pad_to_multiple_of):
-        key = "tokens" if choice.tokens else "pad_to_multiple_of"
-        raise RecipeError(f"{merge.place}: tokenizer has {key}, which is not supported yet")
-    wanted = donor if source is None else source
-    known = [model for model in models if has_tokenizer(tokenizer_files(model.folder))]
-    if not has_tokenizer(tokenizer_files(wanted.folder)):
-        return
-    ours = token_ids(wanted.folder)
-    for model in known:
-        theirs = token_ids(model.folder)
-        rows = min((i.shape[0] for n, i in model.tensors.items() if n.endswith(
-            ("embed_tokens.weight", "lm_head.weight"))), default=0)  # fmt: skip
-        differing = [text for text, n in ours.items() if theirs.get(text) != n and n < rows]
-        if choice is not None:
-            differing += [text for text, n in theirs.items() if text not in ours and n < rows]
-        if not differing:
-            continue
-        text = differing[0]
-        what = (
-            f"{merge.place}: {model.label}: token {printable(text, 40)!r} is number "
-            f"{theirs.get(text, 'none')} there and {ours.get(text, 'none')} in {wanted.label} "
-            f"({len(differing)} tokens differ)"
-        )
-        if choice is not None:
-            raise CheckpointError(
-                f"{what}; models with other tokens cannot be brought together yet: give them one "
-                "vocabulary first"
+    if choice is None:
+        return None
+    by_label = {model.label: model for model in models}
+    source = choice.source
+    label = source if isinstance(source, str) else labels.get(source, "")
+    wanted = by_label.get(label, models[0])
+    rows = {i.shape[0] for m in models for n, i in m.tensors.items() if n.endswith(TOKEN_TENSORS)}
+    same = not any(_differing(model, wanted, both=True) for model in models) and len(rows) == 1
+    if isinstance(source, Reference) and label not in by_label:
+        if choice.tokens or choice.pad_to_multiple_of:
+            raise RecipeError(
+                f"{merge.place}: tokenizer: rules for rows need a source that is merged, and "
+                f"{source} is not"
             )
-        raise CheckpointError(
-            f"{what}; to merge row by row all the same, as mergekit does, add --by-row"
-        )
+        return None  # its tokens are checked against those of the models
+    if same and not choice.tokens and not choice.pad_to_multiple_of:
+        return None
+    tokens = {}
+    for text, rule in choice.tokens.items():
+        if rule.model is not None and rule.model not in labels:
+            raise RecipeError(
+                f"{merge.place}: tokenizer: the row of {printable(text, 40)!r} is to come from "
+                f"{rule.model}, which is not merged"
+            )
+        model = None if rule.model is None else labels[rule.model]
+        tokens[text] = TokenRule(rule.kind, model, rule.token, rule.force)
+    return TokenizerChoice(label, tokens, choice.pad_to_multiple_of)
 
 
 def tokenizer_companions(

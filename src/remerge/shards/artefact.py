@@ -62,7 +62,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 #: Those of them that belong to images, sound or video beside the text.
-_PROCESSOR_FILES = (
+PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -274,7 +274,7 @@ def _code_notes(companions: Mapping[str, Path]) -> list[Note]:
 def _copy_notes(companions: Mapping[str, Path]) -> list[Note]:
     """A note for each file that is the first model's, whatever the others have."""
     text = "copied from the first model, byte for byte"
-    kinds = (("processor", _PROCESSOR_FILES), ("tokenizer", _OTHER_VOCABULARIES))
+    kinds = (("processor", PROCESSOR_FILES), ("tokenizer", _OTHER_VOCABULARIES))
     return [Note(kind, n, text) for kind, names in kinds for n in names if n in companions]
 
 

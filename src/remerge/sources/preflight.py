@@ -168,7 +168,8 @@ def check_against_base(model: Described, base: Described, rules: list[str | None
                 "fine-tune of this base"
             )
     for rule in rules:
-        checkpoint = _as_mapped(model, base) if rule == "map" else model.checkpoint
+        moved = rule in ("map", "one")
+        checkpoint = _as_mapped(model, base) if moved else model.checkpoint
         checkpoint = aligned_by_header(checkpoint, model.config, base.checkpoint, base.config)
         fit(checkpoint, base.checkpoint, base.weights, rule)
         without = [m.checkpoint.label for m in (model, base) if m.tokens is None]
@@ -176,7 +177,8 @@ def check_against_base(model: Described, base: Described, rules: list[str | None
             raise CheckpointError(
                 f"{without[0]}: has no tokenizer.json and no tokenizer.model to map tokens by"
             )
-        if rule != "map" and model.tokens is not None and base.tokens is not None:
+        by_token = rule in (None, "truncate")
+        if by_token and model.tokens is not None and base.tokens is not None:
             fit_tokens(model.tokens, base.tokens, model.checkpoint.label, base.checkpoint)
 
 

@@ -30,6 +30,8 @@ TOKEN_TENSORS = (
 )
 #: The path of tensors that lie in no file: they are computed when they are read.
 COMPUTED = Path("computed on the way")
+#: Vectors with an entry a token.
+TOKEN_BIASES = ("lm_head.bias", "embed_out.bias")
 #: Buffers that old checkpoints saved beside the weights; the model computes them itself.
 _BUFFER = re.compile(
     r"(^|\.)((rotary|rotary_emb|rotary_pos_emb)\.(inv_freq|cos_cached|sin_cached)|position_ids)$"
@@ -83,8 +85,9 @@ def fit(
 ) -> tuple[dict[str, TensorInfo], list[Note]]:
     """The model's tensors under the base's names and shapes, or CheckpointError.
 
-    `vocabulary="truncate"` lets embedding and head have more rows than the base's; the rows beyond
-    are left out, with a note for each tensor. A model that was mapped fits as it is.
+    `vocabulary="truncate"`, like `"rows"`, lets embedding and head have more rows than the base's;
+    the rows beyond are left out, with a note for each tensor. A model that was mapped fits as it
+    is.
     """
     tensors, notes = weights_only(model)
     require_mergeable(model, tensors)
@@ -105,14 +108,17 @@ def fit(
             extra = _extra_rows(info, wanted)
             where = f"{model.label}: tensor {printable(name)!r}"
             if extra is None:
+                advice = _FEWER if _extra_rows(wanted, info) else ""
                 raise CheckpointError(
-                    f"{where} has shape {list(info.shape)}, {base.label} has {list(wanted.shape)}"
+                    f"{where} has shape {list(info.shape)}, {base.label} has "
+                    f"{list(wanted.shape)}{advice}"
                 )
-            if vocabulary != "truncate":
+            if vocabulary not in ("truncate", "rows"):
                 raise CheckpointError(
                     f"{where} has {extra} rows more than {base.label}'s; to leave them out, set "
                     "`vocabulary: truncate` on this donor in the recipe, or `--vocabulary truncate`"
-                    " on the command line"
+                    " on the command line; to keep their tokens, `tokenizer: union` or `--tokenizer"
+                    " union`"
                 )
             notes.append(
                 Note(model.label, name, f"{extra} vocabulary rows beyond the base, dropped")
@@ -159,8 +165,17 @@ def fit_tokens(
             f"{label}: token {printable(text, 40)!r} is number {theirs.get(text, 'none')} "
             f"there and {ours[text]} in {base.label} ({len(differing)} tokens differ); to merge "
             "token by token, set `vocabulary: map` on this donor in the recipe, or `--vocabulary "
-            "map` of `remerge ties`"
+            "map` on the command line; to merge row by row, as where reserved tokens were only "
+            "renamed, `rows` in its place; to keep the tokens of all, `tokenizer: union` or "
+            "`--tokenizer union`"
         )
+
+
+#: What to do about a donor with fewer rows than the base.
+_FEWER = (
+    "; to give it the base's rows for the tokens that it lacks, set `vocabulary: map` on this donor"
+    " in the recipe, or `--vocabulary map` on the command line"
+)
 
 
 def _extra_rows(info: TensorInfo, wanted: TensorInfo) -> int | None:

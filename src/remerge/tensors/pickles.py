@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import torch
 
 _PICKLE_LIMIT = 64_000_000
+#: How files begin that torch wrote before 1.6: a pickled number of ten bytes.
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+#: Entries under which training programs keep the table of tensors beside their own settings.
+_NESTS = ("state_dict", "model_state_dict", "model")
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,21 @@ class PickledTensor:
 def _check_archive(path: Path) -> set[int]:
     """Sizes of the archive's records, or CheckpointError for anything but a plain torch archive."""
     size = regular_file_size(path)
+    with path.open("rb") as file:
+        legacy = file.read(len(_LEGACY)) == _LEGACY
+    if legacy:
+        name = path.name
+        raise CheckpointError(
+            f"{path}: was saved before torch 1.6, in a form that cannot be mapped; convert it: "
+            f"python -c \"import torch; torch.save(torch.load('{printable(name, 80)}', "
+            f"map_location='cpu', weights_only=True), '{printable(name, 80)}')\""
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(
-            f"{path}: not a torch archive ({error}); it is truncated, or was saved before torch 1.6"
+            f"{path}: not a torch archive ({error}); it is truncated: fetch it again"
         ) from None
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
@@ -67,6 +80,22 @@ def _check_archive(path: Path) -> set[int]:
     if sum(entry.file_size for entry in entries) > size:
         raise CheckpointError(f"{path}: its records are larger than the file; refused")
     return {entry.file_size for entry in entries}
+
+
+def _unnested(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The table of tensors, which may lie beside what a training program saved with it.
+
+    A table with a tensor beside the nested one is left as it is, and refused entry by entry: which
+    of the two the model is made of cannot be known.
+    """
+    import torch
+
+    nested = [key for key in _NESTS if isinstance(loaded.get(key), Mapping)]
+    beside = any(isinstance(value, torch.Tensor) for value in loaded.values())
+    if len(nested) != 1 or beside:
+        return loaded
+    table: Mapping[Any, Any] = loaded[nested[0]]
+    return table
 
 
 def open_pickle(path: Path | str) -> dict[str, PickledTensor]:
@@ -106,7 +135,7 @@ def open_pickle(path: Path | str) -> dict[str, PickledTensor]:
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a table of tensors")
     tensors = {}
-    for name, tensor in loaded.items():
+    for name, tensor in _unnested(loaded).items():
         where = f"{path}: entry {printable(name)!r}"
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise CheckpointError(f"{where} is a {type(tensor).__name__}, not a named tensor")

@@ -23,7 +23,7 @@ from remerge.errors import CheckpointError, printable
 from remerge.files import disk_errors, open_atomic, require_space
 from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
-from remerge.tensors.compatibility import TOKEN_TENSORS, Note, fit_tokens
+from remerge.tensors.compatibility import TOKEN_BIASES, TOKEN_TENSORS, Note, fit_tokens
 from remerge.tensors.dtypes import ITEM_SIZE
 from remerge.tensors.safetensors import TensorInfo, read_header
 from remerge.vocabulary.tokenizer import has_tokenizer, token_ids, tokenizer_files
@@ -51,6 +51,14 @@ def require_same_tokens(donor: Checkpoint, base: Checkpoint) -> None:
         fit_tokens(theirs, ours, donor.label, base)
 
 
+def different_tokens(donor: Checkpoint, base: Checkpoint) -> int:
+    """Count the tokens of the base that stand at another row in the donor, or not at all."""
+    if not all(has_tokenizer(tokenizer_files(model.folder)) for model in (donor, base)):
+        return 0
+    ours, theirs = token_ids(base.folder), token_ids(donor.folder)
+    return sum(theirs.get(text) != number for text, number in ours.items())
+
+
 def map_vocabulary(donor: Checkpoint, base: Checkpoint, scratch: Path) -> Mapped:
     """The donor with its embedding and head [tokens, width] in the base's order.
 
@@ -59,6 +67,13 @@ def map_vocabulary(donor: Checkpoint, base: Checkpoint, scratch: Path) -> Mapped
     """
     theirs, ours = token_ids(donor.folder), token_ids(base.folder)
     what = f"{donor.label}: mapping its vocabulary"
+    for name in base.tensors:
+        if name.endswith(TOKEN_BIASES):
+            raise CheckpointError(
+                f"{base.label}: has {printable(name)!r}, an entry a token, which `vocabulary: map` "
+                "does not move; give the merge one vocabulary instead (`tokenizer: base` in the "
+                "recipe, `--tokenizer base` on the command line)"
+            )
     names = [n for n in base.tensors if n.endswith(TOKEN_TENSORS) and n in donor.tensors]
     require_space(scratch, sum(base.tensors[n].size for n in names) * ITEM_SIZE["F32"], what)
     tensors, digest = dict(donor.tensors), hashlib.sha256()
