@@ -17,6 +17,7 @@ from remerge.cli import main
 from remerge.errors import RemergeError, ToolError
 from remerge.runtimes.loadable import require_loadable
 from remerge.watchdog import Limits, Watched
+from tests.answers import answered
 from tests.faults.rows import fault
 from tests.faults.samples import SAMPLES, every_sample
 from tests.faults.samples.runtimes import CONFIG, gguf_file, model_folder
@@ -100,8 +101,9 @@ def refused_in_a_line(arguments: list[str], capfd: pytest.CaptureFixture[str]) -
     began = time.monotonic()
     assert main(arguments) == 1
     said = capfd.readouterr()
-    assert said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
-    assert said.err.strip().isprintable()
+    line = answered(said.err)
+    assert line.startswith("error: ") and line.count("\n") == 1, said.err
+    assert line.strip().isprintable()
     assert time.monotonic() - began < SECONDS
     return said.err
 
@@ -205,7 +207,7 @@ def test_transformers_runs_nothing_and_adds_nothing(
     status = main([*ask, "--prompt", "a" * 30])
     shown = capfd.readouterr()
     if said:
-        assert status == 1 and said in shown.err and shown.err.count("\n") == 1, shown.err
+        assert status == 1 and said in shown.err and answered(shown.err).count("\n") == 1, shown.err
     else:
         assert status == 0 and shown.out.strip() and not shown.err
     assert not [path for path in tmp_path.rglob("*") if "mark" in path.name]
@@ -245,7 +247,8 @@ def test_score_ends_in_one_line(
     SAMPLES[kind][name](path)
     assert main(["score", str(path), *suite, "--memory", "3GB"]) == 1
     said = capfd.readouterr()
-    assert said.err.startswith(f"error: {path}") and said.err.count("\n") == 1, said.err
+    assert answered(said.err).startswith(f"error: {path}"), said.err
+    assert answered(said.err).count("\n") == 1, said.err
     assert not (tmp_path / "scores").exists()
 
 
@@ -258,7 +261,8 @@ def test_a_template_that_score_is_asked_for_ends_in_one_line(
     SAMPLES["gguf template"][name](path)
     assert main(["score", str(path), *suite, "--memory", "3GB", "--chat-template"]) == 1
     said = capfd.readouterr()
-    assert said.err.startswith(f"error: {path}: ") and said.err.count("\n") == 1, said.err
+    assert answered(said.err).startswith(f"error: {path}: "), said.err
+    assert answered(said.err).count("\n") == 1, said.err
 
 
 @pytest.fixture
@@ -320,7 +324,7 @@ def test_ctrl_c_ends_command_and_runtime_in_one_line(talking: subprocess.Popen[s
     (child,) = children_of(talking.pid)
     os.killpg(talking.pid, signal.SIGINT)
     _, said = talking.communicate(timeout=30)
-    assert (talking.returncode, said.strip()) == (130, "interrupted")
+    assert (talking.returncode, answered(said).strip()) == (130, "interrupted")
     assert gone(child)
 
 
@@ -339,7 +343,8 @@ def test_ctrl_c_ends_score_and_its_runtime_in_one_line(suite: list[str], tmp_pat
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.startswith("interrupted; ") and said.count("\n") == 1
+    line = answered(said)
+    assert line.startswith("interrupted; ") and line.count("\n") == 1, said
     assert gone(child)
 
 
