@@ -153,7 +153,7 @@ def test_a_queued_sweep_runs_two_at_a_time_and_shares_what_came_before(project: 
         ("nosuch.key=1", "unknown key 'nosuch'"),
         ("ties.densty=0.5", "did you mean 'density'?"),
         ("quantize=[]", "quantize=[] names no format"),
-        ("quantize=[gguf_q4_k]", "did you mean 'gguf_q4_k_m'?"),
+        ("quantize=[gguf_q4_k_mm]", "did you mean 'gguf_q4_k_m'?"),
         ("~recipe.merges.p1.models.sortin", "did you mean 'sorting'?"),
         ("recipe.merges.p1.models.adition.weight=1", "did you mean 'addition'?"),
     ],
