@@ -39,6 +39,12 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "chat": [["X", "--prompt", "a"]],
     "merge": [["X", "O"]],
     "compare": [[]],
+    "compile": [],
+    "verify-format": [["X", "--from", "X"]],
+    "import": [["X"]],
+    "export": [["X"]],
+    "new": [["O", "--from", "X"]],
+    "sync": [["X"]],
 }
 #: Verbs that print what is wrong with their input, as their work, and then end with status 1.
 FINDS = ("check",)
