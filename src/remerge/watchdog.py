@@ -362,6 +362,7 @@ def main() -> None:
     global _channel
     descriptor, log, parent = map(int, sys.argv[2:5])
     signal.signal(signal.SIGTERM, _leave)
+    sys.unraisablehook = _leave_again
     _end_with(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # What Python writes is shown as ever; what others write is kept for the line of an error.
@@ -378,25 +379,41 @@ def main() -> None:
     module, _, function = str(first["target"]).partition(":")
     try:
         getattr(importlib.import_module(module), function)(_channel, first["arguments"])
-    except RemergeError as error:
-        _channel.send(error=str(error), kind=type(error).__name__)
-    except ModuleNotFoundError as error:
-        _channel.send(error=str(error), missing=error.name)
     except SystemExit:
         raise
     except BaseException as error:  # a panic in Rust is no Exception
-        said = line_of(error) if isinstance(error, Exception) else None
-        said = said or f"{type(error).__name__}: {' '.join(str(error).split())}"
-        _channel.send(error=printable(said, 500), kind="ToolError")
+        # The parent ends a child that failed; all has been put away by now.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _channel.send(**_message_of(error))
     finally:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.flush()
         os._exit(0)  # threads of a runtime may never end by themselves
 
 
+def _message_of(error: BaseException) -> Message:
+    if isinstance(error, RemergeError):
+        return {"error": str(error), "kind": type(error).__name__}
+    if isinstance(error, ModuleNotFoundError):
+        return {"error": str(error), "missing": error.name}
+    said = line_of(error) if isinstance(error, Exception) else None
+    said = said or f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return {"error": printable(said, 500), "kind": "ToolError"}
+
+
 def _leave(*_: object) -> None:
+    """End by an exception, so that what is open is put away."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(0)
+
+
+def _leave_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Python drops an exception that is raised in a finalizer; that of `_leave` comes once more."""
+    if unraisable.exc_type is SystemExit:
+        signal.signal(signal.SIGTERM, _leave)
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _end_with(parent: int) -> None:
