@@ -9,6 +9,7 @@ used again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -26,7 +27,10 @@ DEBIAN_PACKAGES = (
     "libtinfo6 libreadline8 libcrypt1 libgomp1"
 ).split()
 #: Those with compiled code come as aarch64 wheels, the versions are those of the lock.
-WHEELS = ("numpy", "numba", "llvmlite", "sentencepiece", "protobuf", "tqdm", "gguf", "pyyaml")
+WHEELS = (
+    "numpy numba llvmlite sentencepiece protobuf tqdm gguf pyyaml pydantic pydantic-core "
+    "annotated-types typing-extensions typing-inspection"
+).split()
 
 
 class Unavailable(Exception):
@@ -61,7 +65,8 @@ def environment(folder: Path = FOLDER) -> dict[str, str]:
 
 
 def _pins_name() -> str:
-    return "_".join(f"{name}-{_locked(name)}" for name in WHEELS[:3])
+    pins = " ".join(f"{name}=={_locked(name)}" for name in WHEELS)
+    return hashlib.sha256(pins.encode()).hexdigest()[:16]
 
 
 def _locked(name: str) -> str:
