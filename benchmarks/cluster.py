@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from remerge.cluster import shard_maker
 from remerge.cluster.footprint import footprint, inputs_by_tensor
 from remerge.methods.ties import Donor, TiesSettings, plan_ties
-from remerge.shards.layout import OutputTensor, index_of, plan_shards
 from remerge.shards.units import build_shards
 from remerge.tensors.checkpoint import open_checkpoint
+from remerge.tensors.layout import OutputTensor, index_of, plan_shards
 from tests.cluster.models import make_family, ties_of
 from tests.cluster.nodes import Cluster
 

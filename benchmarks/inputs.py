@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from remerge.shards.layout import OutputTensor, Shard, index_of, plan_shards
+from remerge.tensors.layout import OutputTensor, Shard, index_of, plan_shards
 
 SHARD_BYTES = 1_000_000_000
 VOCABULARY = 32000

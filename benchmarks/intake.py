@@ -26,7 +26,7 @@ PROGRAM = """
 import json, sys
 from functools import partial
 from pathlib import Path
-from remerge.shards.threads import thread_count
+from remerge.threads import thread_count
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_model
 from remerge.sources.pinned import parse_source

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from remerge.merge.table_plan import TablePlan
 from remerge.shards.artefact import build, companions_of
-from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import open_checkpoint
+from remerge.threads import thread_count
 
 SHARD_BYTES = 1_000_000_000
 
@@ -55,8 +55,8 @@ def main() -> None:
     elif method != "bake":
         plan = method_plan(method, [first, *others])
     else:
-        from remerge.adapters.bake import plan_bake
         from remerge.adapters.peft_files import read_adapter
+        from remerge.baking.bake import plan_bake
 
         plan = plan_bake(model, read_adapter(others[0]), **common)
     build(

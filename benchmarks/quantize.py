@@ -39,8 +39,8 @@ from remerge.quantize.core.mixture import Layout
 from remerge.quantize.formats import FORMATS, choose
 from remerge.quantize.ggml.mixture import choose_type as ggml_type
 from remerge.quantize.gguf.mixture import choose_type as gguf_type
-from remerge.shards.threads import thread_count
 from remerge.tensors.checkpoint import open_checkpoint, read_config
+from remerge.threads import thread_count
 
 #: Rows of one call to llama.cpp's quantiser, as its own program cuts a tensor for its threads.
 ROWS = 64

@@ -25,13 +25,13 @@ from remerge.adapters.peft_files import adapter_from_header, check_adapter_confi
 from remerge.pins.recipe_text import read_entries
 from remerge.quantize.ggml.header import read_ggml_header
 from remerge.quantize.gguf.header import read_gguf_header
-from remerge.shards.layout import header_bytes, plan_shards
+from remerge.sources.pickles import open_pickle
 from remerge.sources.pinned import parse_sources
 from remerge.sources.remote import _local_header, _records
 from remerge.stages.params import check_params
 from remerge.tensors.checkpoint import read_index
 from remerge.tensors.json_files import parse_json_object
-from remerge.tensors.pickles import open_pickle
+from remerge.tensors.layout import header_bytes, plan_shards
 from remerge.tensors.safetensors import TensorInfo, parse_header
 from remerge.vocabulary.tokenizer import parse_sentencepiece, token_ids_of
 
@@ -44,7 +44,7 @@ def header(data: bytes) -> None:
     size = 8 + len(data) + int.from_bytes(data[-3:], "little") % 512
     found = _checked(lambda: parse_header(data, WHERE, size))
     if found:
-        from remerge.shards.layout import OutputTensor
+        from remerge.tensors.layout import OutputTensor
 
         outputs = [OutputTensor(t.name, t.dtype, t.shape) for t in found.values()]
         assert plan_shards(outputs, 10**9) and header_bytes(outputs)

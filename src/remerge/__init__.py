@@ -32,7 +32,7 @@ _ROOM_OF = {
     "Gradient": "remerge.methods.gradient",
     "plan_gradient": "remerge.methods.gradient",
     "read_adapter": "remerge.adapters.peft_files",
-    "plan_bake": "remerge.adapters.bake",
+    "plan_bake": "remerge.baking.bake",
     "build": "remerge.shards.artefact",
     "companions_of": "remerge.shards.artefact",
     "model_id": "remerge.tensors.model_id",

@@ -43,6 +43,7 @@ NEUTRAL = (
     "stages/parent.py",
     "stages/running.py",
     "stages/summary.py",
+    "threads.py",
     "watchdog.py",
     "yaml_text.py",
 )
@@ -55,23 +56,15 @@ _TIES = ("methods/ties.py", "methods/ties_kernel.py", "methods/trim.py", "merge"
 #: `quantize_eval`, which measures for hours, no wider than what runs; `report` depends on all.
 STAGES: dict[str, tuple[str, ...]] = {
     "fetch": (
-        "adapters/fit.py",
-        "adapters/peft_config.py",
-        "adapters/peft_files.py",
-        "adapters/updates.py",
+        "adapters",
         "architectures",
-        "shards/artefact.py",
-        "shards/layout.py",
-        "shards/order.py",
-        "shards/threads.py",
-        "shards/units.py",
-        "shards/writeback.py",
+        "shards",
         "sources",
         "tensors",
         "vocabulary/tokenizer.py",
         "stages/fetch.py",
     ),
-    "bake_loras": ("adapters", *_MERGE, "stages/bake_loras.py"),
+    "bake_loras": ("adapters", "arithmetic", "baking", *_MERGE, "stages/bake_loras.py"),
     "ties_p1": (*_TIES, *_MERGE, "stages/ties.py", "stages/ties_p1.py"),
     "ties_p2": (*_TIES, *_MERGE, "stages/ties.py", "stages/ties_p2.py"),
     "gradient": (
@@ -81,22 +74,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "stages/gradient.py",
     ),
     # Shared by all items; each adds its row of ITEMS and the module of its kind.
-    "quantize_eval": (
-        "kernels/blocks.py",
-        "kernels/compiled.py",
-        "kernels/halves.py",
-        "shards/layout.py",
-        "shards/threads.py",
-        "tensors/checkpoint.py",
-        "tensors/dtypes.py",
-        "tensors/json_files.py",
-        "tensors/model_id.py",
-        "tensors/safetensors.py",
-        "vocabulary/chat_template.py",
-        "vocabulary/prompts.py",
-        "vocabulary/tokenizer.py",
-        "stages/quantize_eval.py",
-    ),
+    "quantize_eval": ("kernels", "tensors", "vocabulary", "stages/quantize_eval.py"),
 }
 
 #: What an item of `quantize_eval` runs besides, by kind or container.
@@ -108,9 +86,18 @@ ITEMS: dict[str, tuple[str, ...]] = {
 }
 
 #: What every unit of work runs besides its own method: part of the key of resumable work.
-UNITS = ("adapters", "architectures", "kernels", "methods", "shards", "tensors")
+UNITS = (
+    "adapters",
+    "architectures",
+    "arithmetic",
+    "baking",
+    "kernels",
+    "methods",
+    "shards",
+    "tensors",
+)
 #: What encodes a tensor besides its container.
-ENCODING = ("kernels", "quantize/blocks", "quantize/core", "shards", "tensors")
+ENCODING = ("kernels", "quantize/blocks", "quantize/core", "tensors")
 
 
 def is_neutral(path: str) -> bool:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from remerge.adapters.bake import BakePlan
 from remerge.adapters.peft_files import Adapter
 from remerge.adapters.updates import (
     BiasShift,
@@ -23,10 +22,11 @@ from remerge.adapters.updates import (
     Update,
     VeraUpdate,
 )
+from remerge.baking.bake import BakePlan
 from remerge.errors import NumericError
 from remerge.shards import chunks
-from remerge.shards.layout import OutputTensor
 from remerge.tensors.checkpoint import Checkpoint
+from remerge.tensors.layout import OutputTensor
 from remerge.tensors.safetensors import TensorInfo, read_header
 from tests.kernels.reference import encode
 

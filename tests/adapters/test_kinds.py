@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
+from remerge.baking.bake import plan_bake
 from remerge.errors import CheckpointError
 from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import config_of, open_checkpoint, read_f32

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_config import check_adapter_config
 from remerge.adapters.peft_files import read_adapter
+from remerge.baking.bake import plan_bake
 from remerge.errors import CheckpointError
 from remerge.shards.artefact import build
 from remerge.tensors.checkpoint import open_checkpoint, read_f32

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from remerge.methods.ties import Donor, TiesPlan, TiesSettings, plan_ties
-from remerge.shards.layout import OutputTensor, Shard, index_of, plan_shards
 from remerge.shards.units import Chunks
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.json_files import write_json
+from remerge.tensors.layout import OutputTensor, Shard, index_of, plan_shards
 from remerge.tensors.safetensors import TensorInfo
 
 

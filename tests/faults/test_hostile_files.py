@@ -23,9 +23,9 @@ from remerge.report.build import Build
 from remerge.report.card import card
 from remerge.report.page import page
 from remerge.shards.order import check_layers
+from remerge.sources.pickles import open_pickle
 from remerge.sources.pinned import local_files, parse_source
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
-from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import read_header
 from tests.faults.made import contents, edit_json, family, merge, model
 from tests.faults.rows import fault
@@ -240,7 +240,7 @@ def adapter(tmp_path: Path) -> Path:
 def test_an_adapter_that_cannot_be_meant_is_refused_by_module(
     tmp_path: Path, adapter: Path
 ) -> None:
-    from remerge.adapters.bake import plan_bake
+    from remerge.baking.bake import plan_bake
 
     base = open_checkpoint(model(tmp_path / "base", 0))
     good = read_adapter(adapter)

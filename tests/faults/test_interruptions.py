@@ -17,8 +17,8 @@ import pytest
 
 from remerge.errors import ToolError
 from remerge.methods.ties import TiesPlan
-from remerge.shards.layout import OutputTensor
 from remerge.shards.units import Chunks, build_shards
+from remerge.tensors.layout import OutputTensor
 from tests.faults.conftest import Built, enlarge, small_disk
 from tests.faults.made import family, left_behind, merge, ties_plan
 from tests.faults.rows import fault

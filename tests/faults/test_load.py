@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from remerge.shards.layout import OutputTensor, index_of, plan_shards
 from remerge.tensors.checkpoint import open_checkpoint
+from remerge.tensors.layout import OutputTensor, index_of, plan_shards
 from tests.faults.made import ties_plan
 from tests.faults.rows import fault
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
+from remerge.baking.bake import plan_bake
 from remerge.errors import CheckpointError, NumericError
 from remerge.merge.donors import open_donor
 from remerge.methods.gradient import Gradient, plan_gradient

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from remerge.adapters.bake_kernel import bake_rows
+from remerge.baking.bake_kernel import bake_rows
 from remerge.kernels.blocks import (
     BAD_INPUT,
     DEFAULT_BLOCK,

@@ -12,8 +12,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
+from remerge.baking.bake import plan_bake
 from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.shards.artefact import build, companions_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from remerge.shards.layout import OutputTensor, header_bytes
+from remerge.tensors.layout import OutputTensor, header_bytes
 from tests.kernels.reference import encode
 
 SHAPES: dict[str, tuple[int, ...]] = {

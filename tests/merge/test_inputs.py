@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
+from remerge.baking.bake import plan_bake
 from remerge.errors import CheckpointError, NumericError, RecipeError
 from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.shards.artefact import build, resume_key

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
+from remerge.baking.bake import plan_bake
 from remerge.errors import CheckpointError, NumericError, RecipeError
 from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.methods.ties import Donor, TiesSettings, plan_ties

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remerge.kernels.philox import draw_key, draws
+from remerge.arithmetic.philox import draw_key, draws
 from remerge.methods.method import REQUIRED
 from remerge.methods.registry import METHODS
 from tests.methods.digests import GIVEN, family, method_digests

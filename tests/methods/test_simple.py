@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from remerge.arithmetic import scalars
+from remerge.arithmetic.philox import draw_key, draws
+from remerge.arithmetic.sums import fsum8
 from remerge.errors import NumericError, RecipeError
-from remerge.kernels import scalars
-from remerge.kernels.philox import draw_key, draws
-from remerge.kernels.sums import fsum8
 from remerge.methods.registry import METHODS
 from tests.kernels import reference as kernels_reference
 from tests.methods import reference

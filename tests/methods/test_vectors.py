@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from remerge.arithmetic.fusion import exp_f64, log_f64
 from remerge.errors import RecipeError
-from remerge.kernels.fusion import exp_f64, log_f64
 from remerge.methods.registry import METHODS
 from remerge.methods.selection import ascending, kth_largest
 from tests.methods import reference_vectors as reference

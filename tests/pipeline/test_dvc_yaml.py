@@ -73,7 +73,7 @@ MERGES = ("bake_loras", "ties_p1", "ties_p2", "gradient")
         ("methods/ties.py", ("ties_p1", "ties_p2")),
         ("methods/ties_kernel.py", ("ties_p1", "ties_p2")),
         ("methods/gradient.py", ("gradient",)),
-        ("adapters/bake.py", ("bake_loras",)),
+        ("baking/bake.py", ("bake_loras",)),
         ("kernels/blocks.py", (*MERGES, "quantize_eval")),
         ("evaluate/run.py", ()),
         ("sources/download.py", ("fetch",)),

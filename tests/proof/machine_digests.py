@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
-from remerge.kernels.distance import RESULTS, compare_16, compare_32
+from remerge.arithmetic.distance import RESULTS, compare_16, compare_32
+from remerge.baking.bake import plan_bake
 from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.methods.ties import Donor, TiesSettings, plan_ties
 from remerge.quantize import quantize

@@ -9,7 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from remerge.shards.layout import OutputTensor, index_of, plan_shards
+from remerge.tensors.layout import OutputTensor, index_of, plan_shards
 
 HIDDEN, FEED_FORWARD, ROWS, LAYERS = 32, 48, 40, 2
 CONFIG = {

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remerge import cli
+from remerge.arithmetic import distance
 from remerge.errors import CheckpointError
-from remerge.kernels import distance
 from remerge.proof import diff
 from remerge.proof.diff import compare, layer_of
 from tests.proof.models import llama, save, save_gguf

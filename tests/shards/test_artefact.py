@@ -13,7 +13,7 @@ import pytest
 from remerge.errors import CheckpointError, ToolError
 from remerge.shards import artefact
 from remerge.shards.artefact import build, companions_of
-from remerge.shards.layout import OutputTensor, plan_shards
+from remerge.tensors.layout import OutputTensor, plan_shards
 from tests.faults.made import contents, family, left_behind, ties_plan
 
 WIDE = (OutputTensor("lm_head.weight", "F64", (2,)),)

@@ -23,9 +23,9 @@ from remerge.sources.intake import (
     take_in_model,
     tensor_table,
 )
+from remerge.sources.pickles import open_pickle
 from remerge.sources.pinned import Source, parse_source
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
-from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import TensorInfo
 from tests.sources.conftest import HURRY, Pinned
 from tests.sources.hub_server import HubServer, Other, Status, sha256_of

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from remerge.adapters.peft_files import read_adapter
+from remerge.architectures.compatibility import require_mergeable
 from remerge.errors import CheckpointError
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes
-from remerge.tensors.compatibility import require_mergeable
 from tests.merge.families import random_weights, write_model
 
 

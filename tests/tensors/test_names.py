@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from remerge.tensors.compatibility import is_buffer
-from remerge.tensors.names import layer_of, split_layer
+from remerge.architectures.compatibility import is_buffer
+from remerge.architectures.layer_number import layer_of, split_layer
 
 
 @pytest.mark.parametrize(

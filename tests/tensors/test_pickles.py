@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from remerge.errors import CheckpointError
-from remerge.tensors.pickles import open_pickle
+from remerge.sources.pickles import open_pickle
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(2)}
 

@@ -20,8 +20,8 @@ from transformers.tokenization_utils_base import AddedToken
 
 from remerge.cli import main
 from remerge.errors import CheckpointError, RecipeError
+from remerge.merge.token_alignment import TokenizerChoice, TokenRule, align_vocabularies
 from remerge.tensors.checkpoint import Checkpoint, open_checkpoint, read_f32
-from remerge.vocabulary.alignment import TokenizerChoice, TokenRule, align_vocabularies
 from remerge.vocabulary.tokenizer import token_ids
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from remerge.errors import CheckpointError, RecipeError, ToolError
 from remerge.merge.donors import mapping_folder, open_donor
+from remerge.merge.token_mapping import map_vocabulary
 from remerge.methods.ties import Donor, TiesPlan, TiesSettings, plan_ties
 from remerge.shards.artefact import build, resume_key
 from remerge.tensors.checkpoint import Checkpoint, open_checkpoint, read_f32
-from remerge.vocabulary.mapping import map_vocabulary
 from remerge.vocabulary.tokenizer import token_ids
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "embedded" / "sources"

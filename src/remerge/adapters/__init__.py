@@ -1,1 +1,1 @@
-"""LoRA adapters: reading the files that peft saves, and baking them into a model."""
+"""LoRA adapters: reading the files that peft saves, and fitting them to a model."""

@@ -31,11 +31,11 @@ from remerge.adapters.updates import (
     Update,
     VeraUpdate,
 )
+from remerge.architectures.compatibility import TOKEN_TENSORS, Note
 from remerge.architectures.heads import Head, head_of, is_tied
 from remerge.architectures.layers import experts_are_transposed, is_conv1d
 from remerge.architectures.names import inner_name
 from remerge.errors import CheckpointError, printable
-from remerge.tensors.compatibility import TOKEN_TENSORS, Note
 from remerge.tensors.safetensors import TensorInfo
 
 #: Updates of a weight that may be stored either way.

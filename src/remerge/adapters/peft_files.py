@@ -33,9 +33,9 @@ from remerge.adapters.updates import (
     Update,
     VeraUpdate,
 )
+from remerge.architectures.compatibility import TOKEN_TENSORS
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import pickle_advice, raw_bytes
-from remerge.tensors.compatibility import TOKEN_TENSORS
 from remerge.tensors.dtypes import KERNEL_CODE
 from remerge.tensors.json_files import read_json
 from remerge.tensors.safetensors import TensorInfo, read_header

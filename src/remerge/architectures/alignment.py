@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from remerge.architectures.compatibility import COMPUTED, Note
 from remerge.architectures.heads import Head, head_of, is_tied
 from remerge.tensors.checkpoint import Checkpoint, config_of
-from remerge.tensors.compatibility import COMPUTED, Note
 from remerge.tensors.safetensors import TensorInfo
 
 _CHUNK = 1 << 24

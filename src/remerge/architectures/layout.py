@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from remerge.architectures.compatibility import Note, is_buffer
 from remerge.architectures.fused import OTHER_EXPERTS, Fused, count_experts, fused_with
 from remerge.architectures.heads import TEXT_CONFIGS, head_of
 from remerge.architectures.names import inner_name
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import Checkpoint
-from remerge.tensors.compatibility import Note, is_buffer
 from remerge.tensors.safetensors import TensorInfo
 
 #: First segments of inner names that belong to a language model.

@@ -33,8 +33,8 @@ from remerge.cluster.node import UNIT_PREFIX, UnitReport, fingerprint
 from remerge.cluster.settings import Execution
 from remerge.errors import RemergeError, ToolError, printable
 from remerge.progress import Bar, track
-from remerge.shards.layout import Shard
 from remerge.shards.units import Plan, TensorRecord, recover_shard
+from remerge.tensors.layout import Shard
 
 #: Seconds for which no node may be left before that is an error, and between looks at the nodes.
 _WITHOUT_NODES = 30.0

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from remerge.shards.layout import Shard
 from remerge.shards.units import Plan
+from remerge.tensors.layout import Shard
 from remerge.tensors.safetensors import TensorInfo
 
 

@@ -23,8 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from remerge.adapters.bake import plan_bake
     from remerge.adapters.peft_files import read_adapter
+    from remerge.baking.bake import plan_bake
     from remerge.shards.artefact import build, companions_of
     from remerge.shards.inputs import distinct_labels
     from remerge.shards.order import in_state_dict_order

@@ -82,7 +82,7 @@ def tokenizer_choice(options: argparse.Namespace, labels: Mapping[str, str]) -> 
     Returns:
         The TokenizerChoice; None if none was asked for.
     """
-    from remerge.vocabulary.alignment import TokenizerChoice
+    from remerge.merge.token_alignment import TokenizerChoice
 
     written = [(text, force) for force in (False, True) for text in _tokens(options, force)]
     if not (options.tokenizer or written or options.pad_to_multiple_of):
@@ -103,7 +103,7 @@ def _tokens(options: argparse.Namespace, force: bool) -> list[str]:
 
 
 def _token_rule(text: str, force: bool, labels: Mapping[str, str]) -> tuple[str, Any]:
-    from remerge.vocabulary.alignment import TokenRule
+    from remerge.merge.token_alignment import TokenRule
 
     token, equals, row = text.rpartition("=")
     if not equals or not token or not row:
@@ -121,7 +121,7 @@ def _token_rule(text: str, force: bool, labels: Mapping[str, str]) -> tuple[str,
 
 def build_options(options: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `build` that `add_output_options` gathers."""
-    from remerge.shards.threads import thread_count
+    from remerge.threads import thread_count
 
     return {
         "scratch": options.scratch or options.out.parent / ".scratch",

@@ -234,10 +234,14 @@ class _CheckedFiles:
         return hashlib.sha256(repr((self._made_from, key)).encode()).digest()
 
 
+#: Folders whose functions kernels of other folders inline.
+_SHARED = ("arithmetic", "kernels")
+
+
 @cache
 def _sources(source: Path) -> bytes:
-    """SHA-256 over the shared kernels and the folder of `source`: what may be inlined in it."""
+    """SHA-256 over shared arithmetic and the folder of `source`: what may be inlined in it."""
     if source.resolve().is_relative_to(PACKAGE):
         # `quantize/gguf` takes from `quantize/blocks`: the whole folder below the package
-        return digest_of("kernels", folder_of(source).partition("/")[0]).encode()
-    return digest_of("kernels").encode() + source.read_bytes()
+        return digest_of(*_SHARED, folder_of(source).partition("/")[0]).encode()
+    return digest_of(*_SHARED).encode() + source.read_bytes()

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from remerge.architectures.compatibility import COMPUTED
 from remerge.shards.artefact import ArtefactPlan
-from remerge.shards.layout import OutputTensor
 from remerge.tensors.checkpoint import Checkpoint
-from remerge.tensors.compatibility import COMPUTED
+from remerge.tensors.layout import OutputTensor
 from remerge.tensors.safetensors import TensorInfo
 
 #: Bytes of computed tensors that may be held at once, unless one tensor needs more.

@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remerge.architectures.alignment import as_head_of
+from remerge.architectures.compatibility import Note
 from remerge.architectures.layout import laid_out_like
 from remerge.errors import RecipeError
 from remerge.files import disk_errors, open_atomic, require_space
+from remerge.merge.token_mapping import different_tokens, map_vocabulary, require_same_tokens
 from remerge.methods.ties import Donor
-from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, config_of, open_checkpoint, raw_bytes
-from remerge.tensors.compatibility import Note
+from remerge.tensors.layout import OutputTensor, plan_shards
 from remerge.tensors.safetensors import TensorInfo, read_header
-from remerge.vocabulary.mapping import different_tokens, map_vocabulary, require_same_tokens
 
 _CHUNK = 1 << 24
 

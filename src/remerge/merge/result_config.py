@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from remerge.architectures.compatibility import TOKEN_TENSORS
+from remerge.architectures.layer_number import layer_list, split_layer
 from remerge.errors import RecipeError, printable
 from remerge.merge.table import Row, Table
 from remerge.tensors.checkpoint import Checkpoint
-from remerge.tensors.compatibility import TOKEN_TENSORS
-from remerge.tensors.names import layer_list, split_layer
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 _ROWS = "vocab_size"

@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from remerge.architectures.layer_number import layer_list, split_layer
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.merge.settings import place_of_layer, value_at
 from remerge.methods.method import REQUIRED, Method
 from remerge.methods.registry import METHODS, method_named
 from remerge.tensors.dtypes import KERNEL_CODE, promoted
-from remerge.tensors.names import layer_list, split_layer
 from remerge.tensors.safetensors import TensorInfo
 
 #: The tensors of every model, by label, in state-dict order.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from remerge.architectures.compatibility import Note
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.kernels.blocks import RawTensor
 from remerge.merge.computed import ComputedModel, Memory, all_inputs
@@ -19,10 +20,9 @@ from remerge.merge.table import Row, Source, Table
 from remerge.methods.method import Chunks, Input, Inputs
 from remerge.methods.registry import METHODS
 from remerge.shards.inputs import input_identity
-from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
-from remerge.tensors.compatibility import Note
 from remerge.tensors.dtypes import KERNEL_CODE
+from remerge.tensors.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.safetensors import TensorInfo
 
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from remerge.architectures.alignment import align_heads
+from remerge.architectures.compatibility import Note
 from remerge.errors import RecipeError, printable
 from remerge.files import write_bytes
+from remerge.merge.chat_templates import CHAT_TEMPLATES
+from remerge.merge.token_alignment import AlignedVocabularies, TokenizerChoice, align_vocabularies
 from remerge.schema import nearest
 from remerge.shards.artefact import PROCESSOR_FILES, TOKENIZER_FILES, companions_of
 from remerge.tensors.checkpoint import Checkpoint, config_of
-from remerge.tensors.compatibility import Note
 from remerge.tensors.json_files import read_json, write_json
-from remerge.vocabulary.alignment import AlignedVocabularies, TokenizerChoice, align_vocabularies
 from remerge.vocabulary.chat_template import SETTINGS_FILE, TEMPLATE_FILE, own_template
-from remerge.vocabulary.chat_templates import CHAT_TEMPLATES
 
 #: Settings that number tokens: they go with the tokenizer.
 _NUMBERS = ("bos_token_id", "eos_token_id", "pad_token_id")

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from remerge.kernels.fusion import divergences, fuse_chunk, importance_chunk
+from remerge.arithmetic.fusion import divergences, fuse_chunk, importance_chunk
 from remerge.methods.method import Chunks, Inputs, Method, Values
 from remerge.methods.selection import ascending
 from remerge.methods.stream import check, in_chunks

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from remerge.kernels.task_vectors import KEEP_WINDOW
+from remerge.arithmetic.task_vectors import KEEP_WINDOW
 from remerge.methods.method import Inputs, Method, Parameter, Values
 from remerge.methods.stream import bad_number
 from remerge.methods.task_vectors import (

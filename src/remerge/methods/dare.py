@@ -3,15 +3,15 @@
     kept with probability density;   δ̂ = δ·f32(1/density), or matched to the L1 norm of δ
 
 Source: Yu et al. 2023, "Language models are super Mario" (arXiv 2311.03099). The draws are those of
-`remerge.kernels.philox`: a function of seed, tensor, donor and index.
+`remerge.arithmetic.philox`: a function of seed, tensor, donor and index.
 """
 
 from __future__ import annotations
 
 import math
 
-from remerge.kernels.philox import ALL, draw_key
-from remerge.kernels.task_vectors import KEEP_RANDOM
+from remerge.arithmetic.philox import ALL, draw_key
+from remerge.arithmetic.task_vectors import KEEP_RANDOM
 from remerge.methods.method import Inputs, Method, Values
 from remerge.methods.task_vectors import (
     COMMON,

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from remerge.arithmetic.philox import draw_key
+from remerge.arithmetic.ranks import DRAW, della_table
+from remerge.arithmetic.task_vectors import KEEP_TABLE
 from remerge.errors import RecipeError, printable
 from remerge.kernels.blocks import OK
-from remerge.kernels.philox import draw_key
-from remerge.kernels.ranks import DRAW, della_table
-from remerge.kernels.task_vectors import KEEP_TABLE
 from remerge.methods.method import Inputs, Method, Parameter, Values
 from remerge.methods.task_vectors import (
     COMMON,

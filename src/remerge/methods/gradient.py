@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 
 from remerge.architectures.alignment import Aligned, align_heads
+from remerge.architectures.compatibility import Note, fit, require_mergeable, weights_only
 from remerge.architectures.heads import is_tied
+from remerge.architectures.layer_number import layer_of
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor
 from remerge.methods.gradient_kernel import blend_chunk
 from remerge.shards.chunks import chunks_of
 from remerge.shards.inputs import input_identity, require_distinct
-from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import in_state_dict_order
 from remerge.shards.units import Chunks
 from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes
-from remerge.tensors.compatibility import Note, fit, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE
-from remerge.tensors.names import layer_of
+from remerge.tensors.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.safetensors import TensorInfo
 
 ALONG = ("tensors", "layers")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from remerge.kernels.scalars import acos, cos, sin
-from remerge.kernels.sums import gram_of
+from remerge.arithmetic.scalars import acos, cos, sin
+from remerge.arithmetic.sums import gram_of
 from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.passthrough import copied
 from remerge.methods.slerp import clamped, significant

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from remerge.arithmetic.stock import interpolation_shares, stock_chunk
+from remerge.arithmetic.sums import row_sums
 from remerge.kernels.blocks import records
-from remerge.kernels.stock import interpolation_shares, stock_chunk
-from remerge.kernels.sums import row_sums
 from remerge.methods.method import FLOOR, Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.slerp import significant
 from remerge.methods.stream import bad_number, in_chunks, spans

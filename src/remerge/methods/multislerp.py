@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 
+from remerge.arithmetic.sums import gram_of
 from remerge.errors import NumericError, RecipeError, printable
-from remerge.kernels.sums import gram_of
 from remerge.methods.method import WEIGHT, Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.passthrough import copied
 from remerge.methods.slerp import significant

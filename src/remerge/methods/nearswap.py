@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from remerge.kernels.nearswap import nearswap_chunk
+from remerge.arithmetic.nearswap import nearswap_chunk
 from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.stream import in_chunks
 

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from remerge.kernels.scalars import acos
-from remerge.kernels.sums import column_sums, row_sums
+from remerge.arithmetic.scalars import acos
+from remerge.arithmetic.sums import column_sums, row_sums
 from remerge.methods.method import WEIGHT, Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.slerp import arc, clamped, significant
 from remerge.methods.stream import bad_number, spans

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from remerge.kernels.combine import scale_chunk
+from remerge.arithmetic.combine import scale_chunk
 from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.stream import in_chunks
 

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
+from remerge.arithmetic.sce import SELECTION, energy_chunk, sce_chunk, variance_chunk
+from remerge.arithmetic.sums import LANES
 from remerge.kernels.blocks import records
-from remerge.kernels.sce import SELECTION, energy_chunk, sce_chunk, variance_chunk
-from remerge.kernels.sums import LANES
 from remerge.methods.method import FLOOR, Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.selection import kth_largest
 from remerge.methods.slerp import significant

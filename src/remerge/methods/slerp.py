@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from remerge.kernels.scalars import acos, sin
-from remerge.kernels.sums import gram_of
+from remerge.arithmetic.scalars import acos, sin
+from remerge.arithmetic.sums import gram_of
 from remerge.methods.method import Chunks, Inputs, Method, Parameter, Values
 from remerge.methods.stream import bad_number
 from remerge.methods.weighted import weighted_sum

@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from remerge.errors import NumericError, RecipeError, printable
-from remerge.kernels.blocks import records
-from remerge.kernels.philox import ALL
-from remerge.kernels.sums import LANES
-from remerge.kernels.task_vectors import (
+from remerge.arithmetic.philox import ALL
+from remerge.arithmetic.sums import LANES
+from remerge.arithmetic.task_vectors import (
     COUNT,
     DONOR,
     KEEP_ALL,
@@ -29,6 +27,8 @@ from remerge.kernels.task_vectors import (
     add_chunk,
     measure_chunk,
 )
+from remerge.errors import NumericError, RecipeError, printable
+from remerge.kernels.blocks import records
 from remerge.methods.linear import NO_SUM, nearly_zero, sum_of_weights
 from remerge.methods.method import WEIGHT, Chunks, Inputs, Parameter, Values
 from remerge.methods.slerp import significant

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from remerge.arithmetic.task_vectors import KEEP_WINDOW
 from remerge.errors import RecipeError
 from remerge.kernels.blocks import DEFAULT_BLOCK, records
-from remerge.kernels.task_vectors import KEEP_WINDOW
 from remerge.methods.method import Chunks, Inputs, Method, Values
 from remerge.methods.stream import bad_number, in_chunks
 from remerge.methods.task_vectors import (

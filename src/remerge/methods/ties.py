@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 
 from remerge.architectures.alignment import align_heads
+from remerge.architectures.compatibility import Note, fit, require_mergeable, weights_only
 from remerge.errors import RecipeError
 from remerge.kernels.blocks import DEFAULT_BLOCK, RawTensor, records
 from remerge.methods.ties_kernel import LANES, donor_records, merge_chunk, rule_record
 from remerge.methods.trim import find_trims
 from remerge.shards.chunks import chunks_of, name_bad_number
 from remerge.shards.inputs import input_identity, require_distinct
-from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Chunks
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
-from remerge.tensors.compatibility import Note, fit, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE, MAX_FLOAT32
+from remerge.tensors.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.safetensors import TensorInfo
 
 ELECTIONS = ("sum", "count")

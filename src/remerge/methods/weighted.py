@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from remerge.arithmetic.combine import combine_chunk
 from remerge.kernels.blocks import records
-from remerge.kernels.combine import combine_chunk
 from remerge.methods.method import Inputs
 from remerge.methods.stream import in_chunks
 

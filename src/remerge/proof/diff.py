@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from remerge.architectures import layer_number
+from remerge.arithmetic import distance
 from remerge.errors import CheckpointError
-from remerge.kernels import distance
 from remerge.progress import track
 from remerge.proof.models import Weights, open_weights, read_bytes
-from remerge.shards.threads import thread_count
-from remerge.tensors import names
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
 from remerge.tensors.safetensors import TensorInfo
+from remerge.threads import thread_count
 
 #: Elements that are compared at a time: a multiple of every block.
 CHUNK = 1 << 20
@@ -125,7 +125,7 @@ class ModelDifference:
 
 def layer_of(name: str) -> str:
     """`model.layers.7.mlp.up_proj.weight` → `layer 7`; other tensors are their own layer."""
-    layer = names.layer_of(name)
+    layer = layer_number.layer_of(name)
     return name if layer is None else f"layer {layer}"
 
 

@@ -24,10 +24,10 @@ from remerge.files import regular_file_size
 from remerge.progress import Bar, track
 from remerge.proof.contents import read_contents
 from remerge.proof.models import PickledInfo, Weights, open_weights, require_one_model
-from remerge.shards.threads import thread_count
+from remerge.sources.pickles import PickledTensor
 from remerge.tensors.model_id import model_id
-from remerge.tensors.pickles import PickledTensor
 from remerge.tensors.safetensors import TensorInfo
+from remerge.threads import thread_count
 
 _BUFFER = 1 << 22
 

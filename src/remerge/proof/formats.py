@@ -29,9 +29,9 @@ from remerge.quantize.ggml.header import read_ggml_header
 from remerge.quantize.gguf import write as gguf
 from remerge.quantize.gguf.header import Entry, read_gguf_header, read_gguf_metadata
 from remerge.quantize.gguf.requantize import open_source
-from remerge.shards.threads import require_ieee_arithmetic, thread_count
 from remerge.tensors.checkpoint import raw_bytes
 from remerge.tensors.safetensors import TensorInfo
+from remerge.threads import require_ieee_arithmetic, thread_count
 
 #: What a quantizer writes itself.
 _OWN = ("general.file_type", "general.quantization_version")

@@ -14,9 +14,9 @@ import numpy as np
 from remerge.errors import CheckpointError, printable
 from remerge.quantize.ggml.header import read_ggml_header
 from remerge.quantize.gguf.header import read_gguf_header
+from remerge.sources.pickles import PickledTensor, open_pickle
 from remerge.tensors.checkpoint import INDEX_NAME, SINGLE_NAME, open_checkpoint, read_index
 from remerge.tensors.json_files import read_json
-from remerge.tensors.pickles import PickledTensor, open_pickle
 from remerge.tensors.safetensors import TensorInfo, read_header
 
 _ADAPTER_NAME = "adapter_model.safetensors"

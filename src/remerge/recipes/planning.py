@@ -17,15 +17,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
 from remerge.architectures.alignment import align_heads, as_head_of
+from remerge.architectures.compatibility import (
+    COMPUTED,
+    TOKEN_TENSORS,
+    Note,
+    truncated,
+    weights_only,
+)
 from remerge.architectures.heads import untied
+from remerge.baking.bake import plan_bake
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.merge.computed import ComputedModel, computed_model
 from remerge.merge.result_config import config_changes
 from remerge.merge.table import Row, Slice, Table, Use, make_table
 from remerge.merge.table_plan import TablePlan, plan_table
+from remerge.merge.token_mapping import map_vocabulary
 from remerge.merge.vocabularies import OneVocabulary, with_one_vocabulary
 from remerge.methods.gradient import Gradient, blend_ratios
 from remerge.recipes.mergekit.references import Reference
@@ -37,10 +45,8 @@ from remerge.shards.artefact import companions_of
 from remerge.shards.inputs import distinct_labels
 from remerge.shards.order import in_state_dict_order
 from remerge.tensors.checkpoint import Checkpoint, config_of, open_checkpoint
-from remerge.tensors.compatibility import COMPUTED, TOKEN_TENSORS, Note, truncated, weights_only
 from remerge.tensors.dtypes import promoted
 from remerge.tensors.json_files import write_json
-from remerge.vocabulary.mapping import map_vocabulary
 
 #: The folder of a model or adapter that a reference names; None where there is none.
 Find = Callable[[str, str | None], Path | None]

@@ -27,10 +27,20 @@ DERIVED = ("pins", "fetch", "nodes", "code")
 #: Folders of code whose digest stages of a kind depend on.
 CODE = {
     "fetch": ("adapters", "architectures", "shards", "sources", "tensors", "vocabulary"),
-    "bake": ("adapters", "architectures", "kernels", "shards", "tensors"),
+    "bake": (
+        "adapters",
+        "architectures",
+        "arithmetic",
+        "baking",
+        "kernels",
+        "shards",
+        "tensors",
+    ),
     "merge": (
         "adapters",
         "architectures",
+        "arithmetic",
+        "baking",
         "kernels",
         "merge",
         "methods",

@@ -10,18 +10,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from remerge.architectures.compatibility import TOKEN_TENSORS
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.files import write_bytes
+from remerge.merge.chat_templates import CHAT_TEMPLATES
+from remerge.merge.token_alignment import TokenizerChoice, TokenRule
 from remerge.recipes.mergekit.references import Reference
 from remerge.recipes.merges import Merge
 from remerge.schema import nearest, shown
 from remerge.shards.artefact import TOKENIZER_FILES, companions_of
 from remerge.tensors.checkpoint import Checkpoint
-from remerge.tensors.compatibility import TOKEN_TENSORS
 from remerge.tensors.json_files import read_json, write_json
-from remerge.vocabulary.alignment import TokenizerChoice, TokenRule
 from remerge.vocabulary.chat_template import SETTINGS_FILE, TEMPLATE_FILE, own_template
-from remerge.vocabulary.chat_templates import CHAT_TEMPLATES
 from remerge.vocabulary.tokenizer import has_tokenizer, token_ids, tokenizer_files
 
 #: Files among those of a tokenizer that belong to images, sound and video.

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from remerge.architectures.layer_number import split_layer
 from remerge.evaluate.results import compare
 from remerge.evaluate.suite import Suite
-from remerge.tensors.names import split_layer
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Output shards: their layout, the units of work that fill them, the folder that they become."""
+"""Output shards: the units of work that fill them, the folder that they become."""

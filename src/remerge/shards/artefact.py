@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from remerge.architectures.compatibility import Note
 from remerge.architectures.heads import untied
 from remerge.code import PACKAGE, UNITS, digest_of, folder_of
 from remerge.errors import CheckpointError
@@ -35,12 +36,11 @@ from remerge.files import (
 )
 from remerge.locks import is_free, sole_writer
 from remerge.ownership import own_folder
-from remerge.shards.layout import Shard, index_of
 from remerge.shards.units import Plan, TensorRecord, build_shards, record_path
 from remerge.tensors.checkpoint import INDEX_NAME
-from remerge.tensors.compatibility import Note
 from remerge.tensors.dtypes import to_torch_name
 from remerge.tensors.json_files import json_text, read_json, write_json
+from remerge.tensors.layout import Shard, index_of
 from remerge.tensors.model_id import model_id
 
 TOKENIZER_FILES = (

@@ -11,10 +11,10 @@ import numpy as np
 
 from remerge.errors import NumericError, printable
 from remerge.kernels.blocks import BAD_INPUT, OK, OVERFLOW, address, part_of
-from remerge.shards.layout import OutputTensor
 from remerge.shards.units import CHUNK
 from remerge.tensors.checkpoint import read_f32
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.layout import OutputTensor
 from remerge.tensors.safetensors import TensorInfo
 
 #: A kernel's call for a PART; it returns a status.

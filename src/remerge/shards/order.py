@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from remerge.architectures.compatibility import is_buffer
 from remerge.architectures.order import state_dict_order
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import Checkpoint, config_of
-from remerge.tensors.compatibility import is_buffer
 
 #: Entries of config.json that say how many layers a model has; `max_window_layers` is none.
 _LAYERS = re.compile(r"^(n|num|encoder|decoder)_(\w+_)?layers?$")

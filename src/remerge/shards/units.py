@@ -27,11 +27,11 @@ import numpy as np
 from remerge.errors import ToolError
 from remerge.files import create, publish, temporary_path
 from remerge.progress import Bar, track
-from remerge.shards.layout import OutputTensor, Shard
-from remerge.shards.threads import require_ieee_arithmetic
 from remerge.shards.writeback import start_writeback
 from remerge.tensors.json_files import write_json
+from remerge.tensors.layout import OutputTensor, Shard
 from remerge.tensors.safetensors import TensorInfo
+from remerge.threads import require_ieee_arithmetic
 
 #: Elements a call of a kernel; one result buffer a thread of this many elements.
 CHUNK = 1 << 18

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from remerge.sources.pickles import open_pickle
 from remerge.sources.pinned import Source
-from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import TensorInfo, read_header
 
 if TYPE_CHECKING:

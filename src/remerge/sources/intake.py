@@ -22,13 +22,13 @@ import numpy as np
 
 from remerge.adapters.peft_config import CONFIG_NAME, check_adapter_config
 from remerge.adapters.peft_files import adapter_from_header
+from remerge.architectures.compatibility import Note, is_buffer
 from remerge.architectures.order import state_dict_order
 from remerge.errors import CheckpointError, RemergeError, SourceError, printable
 from remerge.files import disk_errors, open_atomic, publish_folder, require_spaces
 from remerge.locks import sole_writer
 from remerge.ownership import own_folder
 from remerge.shards.artefact import TOKENIZER_FILES, build, resume_key
-from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.order import check_layers
 from remerge.shards.units import CHUNK, Chunks, record_path
 from remerge.sources.delivery import SourceFiles
@@ -39,11 +39,11 @@ from remerge.sources.layouts import (
     require_config,
     weight_files,
 )
+from remerge.sources.pickles import PickledTensor, open_pickle
 from remerge.sources.pinned import PinnedFile, Source, verify_file
 from remerge.tensors.checkpoint import raw_bytes, read_index
-from remerge.tensors.compatibility import Note, is_buffer
 from remerge.tensors.json_files import json_text, read_json
-from remerge.tensors.pickles import PickledTensor, open_pickle
+from remerge.tensors.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.safetensors import TensorInfo, read_header
 
 #: Files that go with the weights into the result.

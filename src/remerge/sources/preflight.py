@@ -17,6 +17,13 @@ from typing import Any
 from remerge.adapters.fit import fit_adapter
 from remerge.adapters.peft_files import Adapter, adapter_from_header
 from remerge.architectures.alignment import aligned_by_header
+from remerge.architectures.compatibility import (
+    TOKEN_TENSORS,
+    fit,
+    fit_tokens,
+    require_mergeable,
+    weights_only,
+)
 from remerge.architectures.layout import is_language_of, laid_out_like
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.sources.delivery import SourceFiles
@@ -24,13 +31,6 @@ from remerge.sources.intake import adapter_table, tensor_table
 from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
 from remerge.tensors.checkpoint import Checkpoint
-from remerge.tensors.compatibility import (
-    TOKEN_TENSORS,
-    fit,
-    fit_tokens,
-    require_mergeable,
-    weights_only,
-)
 from remerge.tensors.json_files import read_json
 from remerge.tensors.safetensors import TensorInfo
 from remerge.vocabulary.tokenizer import NUMBERING, has_tokenizer, token_ids_of

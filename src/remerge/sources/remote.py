@@ -20,8 +20,8 @@ import httpx
 
 from remerge.errors import CheckpointError, SourceError
 from remerge.sources.hub import HubError, Patience, RepoFile, explain, get, patiently
+from remerge.sources.pickles import open_pickle
 from remerge.sources.requests import blocks
-from remerge.tensors.pickles import open_pickle
 from remerge.tensors.safetensors import HEADER_LIMIT, TensorInfo, parse_header
 
 _TAIL = 1 << 16

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
+from remerge.baking.bake import plan_bake
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.inputs import distinct_labels
-from remerge.shards.threads import thread_count
 from remerge.stages.params import item, read_params
 from remerge.stages.running import SCRATCH, execution, item_name, run
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
+from remerge.threads import thread_count
 
 
 def bake(name: str) -> Path:

@@ -9,7 +9,6 @@ from remerge.errors import RecipeError
 from remerge.recipes.described import described, pins_of
 from remerge.recipes.pins import digest
 from remerge.recipes.preflight import check_formats_of_source
-from remerge.shards.threads import thread_count
 from remerge.sources.delivery import Delivery
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_adapter, take_in_dataset, take_in_model
@@ -17,6 +16,7 @@ from remerge.sources.pinned import parse_sources
 from remerge.sources.preflight import Descriptions, check_source
 from remerge.stages.params import item, read_params
 from remerge.stages.running import SCRATCH, item_name, run
+from remerge.threads import thread_count
 
 
 def fetch(name: str) -> Path:

@@ -8,11 +8,11 @@ from remerge.errors import RecipeError
 from remerge.methods.gradient import Gradient, in_order_for, plan_gradient
 from remerge.recipes.methods import Gradient as Node
 from remerge.shards.artefact import build, companions_of
-from remerge.shards.threads import thread_count
 from remerge.stages.params import read_params
 from remerge.stages.running import SCRATCH, execution, run
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
+from remerge.threads import thread_count
 
 
 def blend() -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remerge.adapters.bake import plan_bake
 from remerge.adapters.peft_files import read_adapter
+from remerge.baking.bake import plan_bake
 from remerge.errors import RecipeError
 from remerge.recipes.graph import read_graph
 from remerge.recipes.nodes import merges_of
@@ -14,11 +14,11 @@ from remerge.recipes.project import Node, fused
 from remerge.recipes.schema import Execution, Recipe
 from remerge.shards.artefact import build, companions_of
 from remerge.shards.order import in_state_dict_order
-from remerge.shards.threads import thread_count
 from remerge.stages.project import project
 from remerge.stages.running import SCRATCH, execution, item_name, run
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name, promoted
+from remerge.threads import thread_count
 
 
 def make(name: str) -> Path:

@@ -18,10 +18,10 @@ from remerge.quantize.core.description import describe
 from remerge.quantize.core.perplexity import measure
 from remerge.recipes.schema import FormatSettings
 from remerge.recipes.tables import Item
-from remerge.shards.threads import thread_count
 from remerge.stages.params import Params
 from remerge.stages.running import SCRATCH, execution
 from remerge.tensors.json_files import read_json, write_json
+from remerge.threads import thread_count
 
 
 def make(name: str, entry: Item, params: Params) -> None:

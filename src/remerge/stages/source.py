@@ -7,13 +7,13 @@ from pathlib import Path
 from remerge.errors import RecipeError
 from remerge.recipes.pins import digest, read_pins, table_of
 from remerge.recipes.schema import pins_names
-from remerge.shards.threads import thread_count
 from remerge.sources.delivery import Delivery
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_adapter, take_in_model
 from remerge.sources.pinned import parse_source
 from remerge.stages.project import project
 from remerge.stages.running import SCRATCH, item_name, run
+from remerge.threads import thread_count
 
 
 def fetch(name: str) -> Path:

@@ -9,11 +9,11 @@ from remerge.merge.donors import mapping_folder, open_donor
 from remerge.methods.ties import TiesSettings, plan_ties
 from remerge.recipes.methods import Merge
 from remerge.shards.artefact import build, companions_of
-from remerge.shards.threads import thread_count
 from remerge.stages.params import Params, read_params
 from remerge.stages.running import SCRATCH, execution
 from remerge.tensors.checkpoint import open_checkpoint
 from remerge.tensors.dtypes import from_torch_name
+from remerge.threads import thread_count
 
 
 def merge_part(part: str) -> Path:

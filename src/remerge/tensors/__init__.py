@@ -1,1 +1,1 @@
-"""Tensors at rest: reading checkpoints and adapters without trusting them, and what fits what."""
+"""Checkpoints at rest: safetensors, types, the layout of files, the model id."""

@@ -1,1 +1,1 @@
-"""What a model calls its tokens: tokenizer files, maps between two of them, chat templates."""
+"""What a model calls its tokens: tokenizer files, prompts, chat templates."""

@@ -26,8 +26,8 @@ from remerge.quantize.blocks.encoding import encode_rows, row_ranges
 from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.tensor import ModelTensor
-from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.json_files import json_text, read_json
+from remerge.tensors.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.safetensors import TensorInfo
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def quantize(
     tokenizer, or not what the format can hold; NumericError for NaN or Inf; ToolError for a disk
     that is too small.
     """
-    from remerge.shards.threads import require_ieee_arithmetic, thread_count
+    from remerge.threads import require_ieee_arithmetic, thread_count
 
     # The threads that compute inherit the mode of this one.
     require_ieee_arithmetic()

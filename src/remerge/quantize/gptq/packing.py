@@ -9,8 +9,8 @@ import numpy as np
 from remerge.kernels.blocks import narrow, widen
 from remerge.quantize.core.format import Format
 from remerge.quantize.core.tensor import ModelTensor
-from remerge.shards.layout import OutputTensor
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.tensors.layout import OutputTensor
 
 FILE_NAME = "model.safetensors"
 #: The projections of a layer in the steps in which they are fitted.

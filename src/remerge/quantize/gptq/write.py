@@ -34,9 +34,9 @@ from remerge.quantize.gptq.packing import (
     packed_tensors,
     quantization_config,
 )
-from remerge.shards.layout import plan_shards
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_config
 from remerge.tensors.json_files import read_json, write_json
+from remerge.tensors.layout import plan_shards
 from remerge.tensors.safetensors import read_header
 from remerge.vocabulary.chat_template import SETTINGS_FILE, TEMPLATE_FILE, chat_template
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from remerge.arithmetic.philox import philox_block
 from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
@@ -21,7 +22,6 @@ from remerge.kernels.blocks import (
     widen_block,
 )
 from remerge.kernels.compiled import kernel
-from remerge.kernels.philox import philox_block
 
 #: How a donor's entries are drawn: density and ε of the formula above, the key of the draws, and
 #: whether what is kept is divided by its probability.

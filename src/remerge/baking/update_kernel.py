@@ -12,11 +12,11 @@ import math
 
 import numpy as np
 
-from remerge.adapters.bake_kernel import low_rank_four, low_rank_row
+from remerge.arithmetic.sums import LANES
+from remerge.baking.bake_kernel import low_rank_four, low_rank_row
 from remerge.kernels.blocks import RECORDS, all_finite, narrow_block
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import F32, f64_to_odd_f32
-from remerge.kernels.sums import LANES
 
 _BLOCK = 512
 

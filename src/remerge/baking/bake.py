@@ -13,21 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from remerge.adapters.bake_kernel import bake_rows, cast_chunk
 from remerge.adapters.fit import fit_adapter
-from remerge.adapters.formulas import WeightRows, rows_of, stored_factors
 from remerge.adapters.peft_files import Adapter
-from remerge.adapters.update_kernel import round_f64
 from remerge.adapters.updates import LowRankUpdate, Update
+from remerge.architectures.compatibility import Note, require_mergeable, weights_only
+from remerge.baking.bake_kernel import bake_rows, cast_chunk
+from remerge.baking.formulas import WeightRows, rows_of, stored_factors
+from remerge.baking.update_kernel import round_f64
 from remerge.errors import NumericError, printable
 from remerge.kernels.blocks import DEFAULT_BLOCK, OK, OVERFLOW, RawTensor
 from remerge.shards.chunks import chunks_of
 from remerge.shards.inputs import input_identity, require_distinct
-from remerge.shards.layout import OutputTensor, Shard, plan_shards
 from remerge.shards.units import Chunks
 from remerge.tensors.checkpoint import Checkpoint, config_of, raw_bytes
-from remerge.tensors.compatibility import Note, require_mergeable, weights_only
 from remerge.tensors.dtypes import KERNEL_CODE
+from remerge.tensors.layout import OutputTensor, Shard, plan_shards
 from remerge.tensors.safetensors import TensorInfo
 
 #: Columns a step of the low-rank product: its accumulators and four rows of A stay in the cache.

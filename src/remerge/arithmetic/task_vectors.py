@@ -14,6 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from remerge.arithmetic.philox import philox_block
+from remerge.arithmetic.sums import add_magnitudes
 from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
@@ -27,8 +29,6 @@ from remerge.kernels.blocks import (
 )
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import u32
-from remerge.kernels.philox import philox_block
-from remerge.kernels.sums import add_magnitudes
 
 #: How agreement is found.
 NONE, SUM, COUNT = 0, 1, 2

@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
+from remerge.arithmetic.sums import fsum8
 from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
@@ -22,7 +23,6 @@ from remerge.kernels.blocks import (
     widen_block,
 )
 from remerge.kernels.compiled import kernel
-from remerge.kernels.sums import fsum8
 
 _BLOCK = 512
 _HIGH = float.fromhex("0x1.62e42feep-1")

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from remerge.architectures.compatibility import TOKEN_BIASES, TOKEN_TENSORS, Note, fit_tokens
 from remerge.errors import CheckpointError, printable
 from remerge.files import disk_errors, open_atomic, require_space
-from remerge.shards.layout import OutputTensor, plan_shards
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes, read_f32
-from remerge.tensors.compatibility import TOKEN_BIASES, TOKEN_TENSORS, Note, fit_tokens
 from remerge.tensors.dtypes import ITEM_SIZE
+from remerge.tensors.layout import OutputTensor, plan_shards
 from remerge.tensors.safetensors import TensorInfo, read_header
 from remerge.vocabulary.tokenizer import has_tokenizer, token_ids, tokenizer_files
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
+from remerge.arithmetic.combine import load_block
 from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
@@ -23,7 +24,6 @@ from remerge.kernels.blocks import (
     records,
     widen_block,
 )
-from remerge.kernels.combine import load_block
 from remerge.kernels.compiled import kernel
 
 LANES = 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from remerge.arithmetic.sums import add_products
 from remerge.kernels.blocks import (
     BAD_INPUT,
     OK,
@@ -16,7 +17,6 @@ from remerge.kernels.blocks import (
     widen_block,
 )
 from remerge.kernels.compiled import kernel
-from remerge.kernels.sums import add_products
 
 #: Whether entries are selected, and which: those that the `Trim` of variances keeps.
 SELECTION = np.dtype(

@@ -19,16 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
+from remerge.architectures.compatibility import TOKEN_BIASES, TOKEN_TENSORS, Note
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.files import disk_errors, open_atomic, require_space
 from remerge.kernels.blocks import narrow, widen
-from remerge.shards.layout import OutputTensor, plan_shards
+from remerge.merge.token_union import union_files, union_ids
 from remerge.tensors.checkpoint import Checkpoint, raw_bytes
-from remerge.tensors.compatibility import TOKEN_BIASES, TOKEN_TENSORS, Note
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE, promoted
+from remerge.tensors.layout import OutputTensor, plan_shards
 from remerge.tensors.safetensors import TensorInfo, read_header
 from remerge.vocabulary.tokenizer import has_tokenizer, token_ids, tokenizer_files
-from remerge.vocabulary.union import union_files, union_ids
 
 #: What a row is made of where it is no model's: zeros, the mean of those that have the token, or
 #: the mean of all rows before it.

@@ -15,12 +15,6 @@ from functools import singledispatch
 
 import numpy as np
 
-from remerge.adapters.update_kernel import (
-    add_column_squares,
-    add_row_squares,
-    low_rank_rows,
-    norms_of,
-)
 from remerge.adapters.updates import (
     BiasShift,
     ExpertsUpdate,
@@ -33,8 +27,14 @@ from remerge.adapters.updates import (
     Update,
     VeraUpdate,
 )
+from remerge.arithmetic.sums import LANES
+from remerge.baking.update_kernel import (
+    add_column_squares,
+    add_row_squares,
+    low_rank_rows,
+    norms_of,
+)
 from remerge.errors import NumericError, printable
-from remerge.kernels.sums import LANES
 from remerge.shards.chunks import name_bad_number
 from remerge.tensors.checkpoint import read_f32
 from remerge.tensors.safetensors import TensorInfo

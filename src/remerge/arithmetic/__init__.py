@@ -1,0 +1,1 @@
+"""Arithmetic that merge methods share: reductions, ranks, random draws, scalar functions."""
