@@ -1,6 +1,6 @@
 """Fill the marked blocks of README.md from what the build made: `python docs/readme.py [--check]`.
 
-The picture comes from `dvc dag`, the tables from `metrics.json`: a README that is typed by hand is
+The picture comes from `dvc dag`, the tables from `results.json`: a README that is typed by hand is
 true only on the day it is typed.
 """
 
@@ -30,6 +30,22 @@ def picture() -> str:
     order = ["fetch", "bake_loras", "ties_p1", "ties_p2", "gradient", "quantize_eval", "report"]
     edges.sort(key=lambda edge: (order.index(edge[0]), order.index(edge[1])))
     return "\n".join(["```mermaid", "flowchart LR", *(f"  {a} --> {b}" for a, b in edges), "```"])
+
+
+def merge(metrics: dict[str, Any]) -> str:
+    """By skill the base, the best donor and the result; at most twelve rows."""
+    table: dict[str, dict[str, float]] = metrics["scores"]
+    donors = [name for name in table if name not in ["base", "p1", "p2", "final"]]
+    skills = sorted(skill for skill in table["final"] if skill != "mean")[:9]
+    lines = ["| skill | base | best of the donors | merged | against the base |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for skill in [*skills, "mean"]:
+        best = max(donors, key=lambda name, s=skill: table[name][s])  # type: ignore[misc]
+        base, top, reached = (100 * table[name][skill] for name in ("base", best, "final"))
+        name = "**all, in the mean**" if skill == "mean" else skill
+        cells = [f"{base:.0f}", f"{top:.0f} ({best})", f"**{reached:.0f}**"]
+        lines.append(f"| {name} | {' | '.join(cells)} | {reached - base:+.0f} |")
+    return "\n".join(lines)
 
 
 def scores(metrics: dict[str, Any]) -> str:
@@ -80,10 +96,11 @@ def filled(text: str) -> str:
     """`text` with every block between `<!-- name -->` and `<!-- /name -->` made anew."""
     from remerge.quantize.formats import FORMATS
 
-    metrics = json.loads((ROOT / "metrics.json").read_text())
+    metrics = json.loads((ROOT / "results.json").read_text())
     runtimes = {name: entry.runtime for name, entry in FORMATS.items()}
     blocks = {
         "pipeline": picture(),
+        "merge": merge(metrics),
         "scores": scores(metrics),
         "formats": formats(metrics, runtimes),
     }

@@ -180,7 +180,7 @@ def test_each_donor_as_merged_is_clearly_best_at_its_skills(skill):
 
 def measured() -> dict[str, dict[str, float]]:
     """The scores that the pipeline measured: model -> skill -> exact match."""
-    scores: dict[str, dict[str, float]] = json.loads((ROOT / "metrics.json").read_text())["scores"]
+    scores: dict[str, dict[str, float]] = json.loads((ROOT / "results.json").read_text())["scores"]
     return scores
 
 

@@ -105,10 +105,10 @@ def test_a_dropped_donor_leaves_the_merge_and_comes_back(project: Project) -> No
 def test_a_dropped_donor_takes_its_score_along(project: Project) -> None:
     scored = ["recipe.score=all", "eval.limit=2"]
     project.experiment(*scored)
-    assert "sorting" in json.loads(project.read("metrics.json"))["scores"]
+    assert "sorting" in json.loads(project.read("results.json"))["scores"]
     ran = project.experiment(*scored, "~recipe.merges.p1.models.sorting")
     assert "quantize_eval@score_sorting" not in ran and ran[-1] == "report"
-    assert "sorting" not in json.loads(project.read("metrics.json"))["scores"]
+    assert "sorting" not in json.loads(project.read("results.json"))["scores"]
 
 
 def test_a_queued_sweep_runs_two_at_a_time_and_shares_what_came_before(project: Project) -> None:

@@ -38,7 +38,7 @@ def test_report_is_told_with_the_final_score(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     scores = {"final": {"mean": 0.362}, "base": {"mean": 0.2}}
-    write_json(tmp_path / "metrics.json", {"scores": scores, "formats": {"gguf_f16": {}}})
+    write_json(tmp_path / "results.json", {"scores": scores, "formats": {"gguf_f16": {}}})
     (tmp_path / "report").mkdir()
     said = "made report: index.html and README.md, final 0.362 in the mean, 1 format, 1 s"
     assert summary(Path("report"), 1) == said

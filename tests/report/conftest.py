@@ -126,6 +126,18 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     return {name: read_json(root / name / "manifest.json") for name in ("p1", "p2", "final")}
 
 
+def answer(model: str, task: str, number: int) -> dict[str, Any]:
+    """What a model said to a question of a task; the result is right."""
+    said = f" {task} {number}" if model == "final" else f"{model} guesses"
+    question, expected = f"{task} {number}?", f"{task} {number}"
+    return {
+        "question": question,
+        "expected": expected,
+        "answer": said,
+        "right": said.strip() == expected,
+    }
+
+
 @pytest.fixture
 def small_build(merged: dict[str, dict[str, Any]], tmp_path: Path) -> Build:
     """A build with scores, two formats, published scores and a LoRA."""
@@ -144,7 +156,13 @@ def small_build(merged: dict[str, dict[str, Any]], tmp_path: Path) -> Build:
     )
     counts = dict.fromkeys(TASKS, 100)
     scored = tuple(
-        Scored(name, role, part, summarise(suite, dict(zip(TASKS, values, strict=True)), counts))
+        Scored(
+            name,
+            role,
+            part,
+            summarise(suite, dict(zip(TASKS, values, strict=True)), counts),
+            {task: [answer(name, task, n) for n in range(3)] for task in TASKS},
+        )
         for name, (role, part, *values) in SCORES.items()
     )
     formats = {}
@@ -211,7 +229,20 @@ def with_names(build: Build, rename: Callable[[str], str]) -> Build:
         }
         for part, manifest in build.merges.items()
     }
-    scored = tuple(replace(model, name=rename(model.name)) for model in build.scored)
+    scored = tuple(
+        replace(
+            model,
+            name=rename(model.name),
+            answers={
+                task: [
+                    {key: text if key == "right" else rename(text) for key, text in each.items()}
+                    for each in answers
+                ]
+                for task, answers in model.answers.items()
+            },
+        )
+        for model in build.scored
+    )
     formats = {
         rename(name): {**manifest, "runtime": rename("r"), "sha256": rename("f")}
         for name, manifest in build.formats.items()

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from remerge.errors import RecipeError
-from remerge.report.experiments import compare, comparison_page
+from remerge.errors import RecipeError, RemergeError
+from remerge.report.build import Build
+from remerge.report.experiments import compare, comparison_page, read_kept, to_keep
+from remerge.report.page import page
+from remerge.tensors.json_files import write_json
 from tests.pipeline.project import Project
 
 TASKS = ("addition", "brackets", "counting", "dates", "lookup", "maximum", "reversal", "sorting")
@@ -23,10 +26,7 @@ def entry(rev: str, density: float, mean: float | None, name: str | None = None)
         "places": {"p1": {"d1": f"models/{rev}"}},
     }
     scores = {task: (mean or 0) * (i + 1) / 8 for i, task in enumerate(TASKS)}
-    metrics = {
-        "scores": {"final": {**scores, "mean": mean}},
-        "formats": {"gguf_f16": {"size": 4_000_000}, "gguf_q4_k_m": {"size": 1_170_000}},
-    }
+    metrics = {"mean": {"base": 0.1, "final": mean}, "final": scores, "bytes": 1_170_000}
     data = {
         "params": {"params.yaml": {"data": params}},
         "metrics": {"metrics.json": {"data": metrics if mean is not None else {}}},
@@ -79,6 +79,47 @@ def test_page_draws_density_against_mean() -> None:
     assert "<script" not in page and "http:" not in page and "https:" not in page
 
 
+def test_kept_experiments_stand_in_the_report(small_build: Build, tmp_path: Path) -> None:
+    pins = {"base": "0" * 64}
+    file = tmp_path / "mini.json"
+    write_json(file, to_keep(compare(shown()), pins))
+    kept = read_kept(file, pins)
+    assert kept is not None and len(kept.columns) <= 10
+    assert [row[:3] for row in kept.rows()] == [
+        ("high-tide", "ties.density=0.6", "0.500"),
+        ("main", "", "0.450"),
+        ("low-tide", "ties.density=0.2", "0.400"),
+    ]
+    ((key, picture),) = kept.pictures()
+    assert key == "ties.density"
+    assert [choice.name for choice in picture.choices] == ["low-tide", "main", "high-tide"]
+    text = page(small_build, kept)
+    assert 'href="#experiments"' in text and "ties.density against the mean score" in text
+    assert "experiments" not in page(small_build).lower()
+
+
+def test_experiments_of_other_sources_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "mini.json"
+    write_json(file, to_keep(compare(shown()), {"base": "0" * 64}))
+    assert read_kept(file, {"base": "1" * 64}) is None
+    assert read_kept(tmp_path / "none.json", {}) is None
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", '{"pins": []}', "{"])
+def test_a_damaged_file_of_experiments_is_named(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "mini.json"
+    file.write_text(damage)
+    with pytest.raises(RemergeError, match=r"mini\.json"):
+        read_kept(file, {})
+
+
+def test_nothing_finished_is_nothing_to_keep() -> None:
+    rows = shown()
+    rows[1]["experiments"] = rows[1]["experiments"][2:]
+    with pytest.raises(RecipeError, match="no experiment is finished"):
+        to_keep(compare(rows), {})
+
+
 def test_names_of_experiments_are_no_markup() -> None:
     rows = shown()
     rows[1]["experiments"][0]["name"] = "<script>x</script>"
@@ -91,7 +132,7 @@ def test_experiments_of_dvc_are_compared(tmp_path: Path) -> None:
     (tmp_path / "make.py").write_text(
         "import json, yaml\n"
         "d = yaml.safe_load(open('params.yaml'))['ties']['density']\n"
-        "json.dump({'scores': {'final': {'a': d, 'mean': d}}}, open('metrics.json', 'w'))\n"
+        "json.dump({'final': {'a': d}, 'mean': {'final': d}}, open('metrics.json', 'w'))\n"
     )
     (tmp_path / "params.yaml").write_text("ties: {density: 0.25}\n")
     (tmp_path / "dvc.yaml").write_text(
@@ -106,7 +147,7 @@ def test_experiments_of_dvc_are_compared(tmp_path: Path) -> None:
     out = project.run("remerge", "compare")
     (row,) = [line.split() for line in out.splitlines() if line.startswith("half")]
     assert row == ["half", "ties.density=0.5", "0.500", "0.50"]
-    assert json.loads((tmp_path / "metrics.json").read_text())["scores"]["final"]["mean"] == 0.5
+    assert json.loads((tmp_path / "metrics.json").read_text())["mean"]["final"] == 0.5
 
 
 def test_compare_outside_of_a_project_is_one_line(tmp_path: Path) -> None:

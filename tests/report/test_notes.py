@@ -13,7 +13,7 @@ import pytest
 from remerge.errors import RecipeError
 from remerge.report.build import Build, Scored
 from remerge.report.card import card, metadata
-from remerge.report.collect import UNUSED, collect, metrics
+from remerge.report.collect import UNUSED, collect, metrics, results
 from remerge.report.page import page
 from tests.report.test_page import Elements
 
@@ -83,18 +83,18 @@ def test_a_quant_is_compared_with_the_result_and_stands_in_no_other_table(
     for text in told(build):
         assert "Formats against the result" in text
         assert "−5.0" in text  # addition: 65 against 70
-    kept = metrics(build)
+    kept = results(build)
     assert "gguf_q4_0" not in kept["scores"]
     assert kept["quants"]["gguf_q4_0"]["difference"] == {
         "addition": -0.05,
         "sorting": 0.0,
         "mean": -0.025,
     }
-    assert "quants" not in metrics(small_build)
+    assert "quants" not in results(small_build)
 
 
-def test_metrics_hold_what_was_lost_by_quantisation(small_build: Build) -> None:
-    row = metrics(small_build)["formats"]["gguf_q4_0"]
+def test_results_hold_what_was_lost_by_quantisation(small_build: Build) -> None:
+    row = results(small_build)["formats"]["gguf_q4_0"]
     assert (row["perplexity"], row["reference_perplexity"], row["agreement"]) == (5.5, 5.0, 0.975)
     assert row["divergence"] == 0.0123
     assert all("12.300" in text for text in told(small_build))
@@ -128,7 +128,12 @@ def project(
         "ties": small_build.ties,
         "gradient": small_build.gradient,
         "eval": suite,
-        "report": {"scores": places, "formats": {}, "quants": {}},
+        "report": {
+            "scores": places,
+            "answers": dict.fromkeys(places, UNUSED),
+            "formats": {},
+            "quants": {},
+        },
     }
 
 
@@ -148,7 +153,16 @@ def test_scores_made_in_two_ways_are_refused(
         collect(params)
 
 
-def test_metrics_hold_the_ids_by_which_git_finds_the_commit_of_a_model(small_build: Build) -> None:
-    found = metrics(small_build)["models"]
+def test_metrics_are_headline_figures_that_a_terminal_holds(small_build: Build) -> None:
+    assert metrics(small_build) == {
+        "mean": {"base": 0.2, "best_donor": 0.5, "final": 0.71},
+        "final": {"addition": 0.7, "sorting": 0.72},
+        "bytes": 2000,
+    }
+    assert metrics(replace(small_build, scored=(), formats={})) == {}
+
+
+def test_results_hold_the_ids_by_which_git_finds_the_commit_of_a_model(small_build: Build) -> None:
+    found = results(small_build)["models"]
     assert found["final"] == small_build.final["model_id"]
     assert set(found) == set(small_build.merges)

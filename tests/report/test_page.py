@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from remerge.report import rendering
-from remerge.report.build import Build, place_of
+from remerge.report.answers import answers_of
+from remerge.report.build import Build, Scored, place_of
 from remerge.report.numbers import decimal, points, size
 from remerge.report.page import page
 from tests.report.conftest import with_names
@@ -154,8 +155,49 @@ def test_a_build_without_scores_and_formats_has_a_page_too(small_build: Build) -
     bare = replace(small_build, scored=(), formats={})
     ids = {attributes.get("id") for _, attributes in Elements(page(bare)).found}
     assert "scores" not in ids
-    assert "formats" not in ids
     assert "merge" in ids
+    assert "None: only the safetensors" in page(bare)
+    assert "None: only the safetensors" not in page(small_build)
+
+
+def test_answers_of_base_best_donor_and_result_are_shown(small_build: Build) -> None:
+    text = page(small_build)
+    table = text[text.index("What it answers") : text.index("All models")]
+    heads = re.findall(r"<th scope=\"col\"[^>]*>([^<]*)</th>", table)
+    assert heads == ["task", "question", "right answer", "base", "chronos", "Stheno-mini"]
+    rows = [row for row in table.split("<tr>") if 'scope="row"' in row]
+    assert len(rows) == 3
+    assert "<code>addition 0?</code>" in rows[0] and "<code>chronos guesses</code> ✗" in rows[0]
+    assert "<code>addition 0</code> ✓" in rows[0]
+
+
+def test_questions_are_taken_where_the_result_won_and_lost(small_build: Build) -> None:
+    tasks = ("a", "b", "c", "d")
+    benchmarks = tuple(replace(small_build.suite.benchmarks[0], name=task) for task in tasks)
+
+    def model(name: str, role: str, *scores: float) -> Scored:
+        result = {**small_build.scored[0].result, "scores": dict(zip(tasks, scores, strict=True))}
+        answers = {
+            task: [{"question": task, "expected": "", "answer": name, "right": False}]
+            for task in tasks
+        }
+        return Scored(name, role, "", result, answers)
+
+    scored = (model("donor", "donor", 0.5, 0.5, 0.5, 0.5), model("x", "final", 0.6, 0.1, 0.9, 0.5))
+    build = replace(
+        small_build, suite=replace(small_build.suite, benchmarks=benchmarks), scored=scored
+    )
+    answers = answers_of(build)
+    assert answers is not None
+    assert [asked.task for asked in answers.questions] == ["c", "d", "b"]
+    assert answers.models == ("donor", "Stheno-mini")
+    without = tuple(replace(each, answers={}) for each in scored)
+    assert answers_of(replace(build, scored=without)) is None
+
+
+def test_the_picture_of_gains_and_losses_comes_before_all_numbers(small_build: Build) -> None:
+    text = page(small_build)
+    assert text.index('class="ranges"') < text.index('class="tiles"') < text.index("<main>")
 
 
 def test_donors_that_nobody_scored_leave_a_table_of_the_others(small_build: Build) -> None:

@@ -3,10 +3,14 @@
   remerge compare
   remerge compare --scores sorting lookup dates
   remerge compare --html compared.html        # with pictures: a density against the mean, for one
+  remerge compare --keep                      # for the report: conf/experiments/RECIPE.json
 
 The first row is the workspace; the others follow by their mean. Parameters are compared with the
 commit that is checked out. Without --scores the six that differ most are shown. The size is that of
-gguf_q4_k_m, or else of the smallest format that was made.
+the format that the report recommends, or else of the smallest that was made.
+
+With --keep the finished experiments are written to a file that git holds, and `dvc repro` puts
+their table and pictures into the report. They are left out again when a source is pinned anew.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
     parser.add_argument("--scores", nargs="+", default=[], metavar="TASK", help="columns to show")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
+    parser.add_argument("--keep", action="store_true", help="keep them for the report")
     parser.add_argument(
         "-n", "--commits", type=int, default=1, help="commits whose experiments are shown (1)"
     )
@@ -44,6 +49,16 @@ def run(options: argparse.Namespace) -> None:
         from remerge.files import write_text
 
         write_text(options.html, comparison_page(comparison))
+    if options.keep:
+        from remerge.report.experiments import kept_place, to_keep
+        from remerge.tensors.json_files import write_json
+        from remerge.yaml_text import read_yaml
+
+        params = read_yaml(Path("params.yaml"))
+        path = kept_place(params["recipe"]["name"])
+        kept = to_keep(comparison, params["pins"])
+        write_json(path, kept)
+        print(f"kept {len(kept['experiments'])} in {path}; `dvc repro` puts them into the report")
 
 
 def _shown(commits: int) -> Any:

@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Mapping
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ from lm_eval.api.model import CachingLM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
-from remerge.code import ITEMS, digest_of
 from remerge.errors import ToolError
-from remerge.evaluate.digests import digest_of_files, digest_of_model, digest_of_values
+from remerge.evaluate.kept import FEW_SHOT_SEED, Kept, read_record, versions_for
 from remerge.evaluate.quiet import quiet
-from remerge.evaluate.results import rounded, suite_as_json
+from remerge.evaluate.results import rounded
 from remerge.evaluate.suite import Suite
-from remerge.evaluate.tasks import FEW_SHOT_SEED, data_files
-from remerge.runtimes.programs import missing, quant_at
+from remerge.runtimes.programs import quant_at
 from remerge.tensors.json_files import write_json
 from remerge.watchdog import alive
 
@@ -48,29 +45,8 @@ class Run:
         self.folder = folder
         self.suite = suite
         self.quant = quant_at(folder)
-        self.scratch = scratch / digest_of_model(folder)[:32] if scratch else None
-        packages = ["lm_eval", "torch", "transformers", *self._runtime_packages()]
-        self.versions = {package: version(package) for package in packages}
-        self._settings = {
-            "dtype": suite.dtype,
-            "device": suite.device,
-            "batch_size": suite.batch_size,
-            "add_bos_token": suite.add_bos_token,
-            "chat_template": suite.chat_template,
-            "fewshot_as_multiturn": suite.fewshot_as_multiturn,
-            **self.versions,
-            "code": digest_of(*ITEMS["evaluate"]),
-        }
-
-    def _runtime_packages(self) -> list[str]:
-        """The package of the quant's runtime; ToolError if it is not installed."""
-        if self.quant is None:
-            return []
-        try:
-            version(self.quant.package)
-        except PackageNotFoundError:
-            raise missing(self.quant.path, self.quant.package) from None
-        return [self.quant.package]
+        self.kept = Kept.of(folder, suite, scratch) if scratch else None
+        self.versions = versions_for(folder)
 
     @cached_property
     def _model(self) -> Any:
@@ -101,11 +77,10 @@ class Run:
         `value` (the metric that counts), `metrics` (all of them), `items` (how many), `samples`
         (one each) and, where there is something to say, `note`.
         """
-        keys = self._keys() if self.scratch else {}
         records = {}
         for name, (metric, task) in tasks.items():
-            kept = self.scratch / f"{name}-{keys[name][:32]}.json" if self.scratch else None
-            record = _read(kept)
+            kept = self.kept.path(name) if self.kept else None
+            record = read_record(kept)
             if record is None:
                 record = self._run(name, task)
                 rounded(record["metrics"].get(metric, 0.0), f"{self.name}: {name}")
@@ -118,18 +93,6 @@ class Run:
             records[name] = {**record, "value": record["metrics"][metric]}
         return records
 
-    def _keys(self) -> dict[str, str]:
-        keys = {}
-        for benchmark, values in zip(
-            self.suite.benchmarks, suite_as_json(self.suite)["benchmarks"], strict=True
-        ):
-            values = {k: v for k, v in values.items() if k not in ("data", "metric")}
-            for name, files in data_files(benchmark).items():
-                data = {split: digest_of_files([path]) for split, path in files.items()}
-                limit = self.suite.limit
-                keys[name] = digest_of_values([self._settings, values, data, limit, FEW_SHOT_SEED])
-        return keys
-
     def _run(self, name: str, task: ConfigurableTask) -> dict[str, Any]:
         with quiet() as truncations:
             model = self._model
@@ -138,9 +101,8 @@ class Run:
             np.random.seed(SEED)
             torch.manual_seed(SEED)
             task.set_fewshot_seed(FEW_SHOT_SEED)
-            if self.scratch:
-                cache = self.scratch / f"answers-{digest_of_values(self._settings)[:32]}.db"
-                model = CachingLM(model, str(cache))
+            if self.kept:
+                model = CachingLM(model, str(self.kept.answers))
             try:
                 with torch.no_grad():
                     outcome = evaluate(
@@ -163,7 +125,7 @@ class Run:
                 line = " ".join(str(error).split()) or type(error).__name__
                 raise ToolError(f"{self.name}: {name}: lm-eval failed: {line}") from error
             finally:
-                if self.scratch:
+                if self.kept:
                     model.dbdict.close()
         record = {
             "metrics": {
@@ -172,7 +134,7 @@ class Run:
                 if isinstance(value, float | int) and "," in key and "_stderr" not in key
             },
             "items": outcome["n-samples"][name]["effective"],
-            "samples": [_sample(sample) for sample in outcome["samples"][name]],
+            "samples": [_sample(sample, task) for sample in outcome["samples"][name]],
         }
         if truncations.seen:
             record["note"] = (
@@ -182,9 +144,14 @@ class Run:
         return plain
 
 
-def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """What is worth keeping of lm-eval's record of an item; the prompt is kept by its digest."""
+def _sample(sample: Mapping[str, Any], task: ConfigurableTask) -> dict[str, Any]:
+    """What is worth keeping of lm-eval's record of an item.
+
+    The prompt is kept by its digest, and where text is generated its question as well.
+    """
     kept = {key: sample[key] for key in sample["metrics"]}
+    if task.OUTPUT_TYPE == "generate_until":
+        kept["question"] = task.doc_to_text(sample["doc"])
     for key in ("doc_id", "doc", "target", "filter", "resps", "filtered_resps", "prompt_hash"):
         kept[key] = sample[key]
     return kept
@@ -204,14 +171,3 @@ def finite(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """Numbers of NumPy as JSON has them, anything else as text."""
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _read(path: Path | None) -> dict[str, Any] | None:
-    """A finished task, or None where there is none (or a damaged one, which is done again)."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and "metrics" in record else None

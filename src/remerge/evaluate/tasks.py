@@ -20,11 +20,9 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from remerge.errors import RecipeError, SourceError, ToolError
+from remerge.evaluate.kept import FEW_SHOT_SEED, data_files
 from remerge.evaluate.quiet import quiet
 from remerge.evaluate.suite import Benchmark
-
-FEW_SHOT_SEED = 1234
-"""lm-eval's own default: it decides which examples are shown before each question."""
 
 _DEFINITIONS = Path(lm_eval.tasks.__file__).parent
 
@@ -72,20 +70,6 @@ def _documents_by_split(
 
 def _exact_answer(document: Mapping[str, str], generated: list[str]) -> dict[str, float]:
     return {"exact_match": float(generated[0].strip() == document["answer"].strip())}
-
-
-def data_files(benchmark: Benchmark) -> dict[str, dict[str, Path]]:
-    """For each task that a benchmark consists of, the file of each split."""
-    if benchmark.kind == "skill":
-        return {benchmark.name: {"test": benchmark.data}}
-    subjects = benchmark.subjects or ("",)
-    return {
-        f"{benchmark.name}.{subject}" if subject else benchmark.name: {
-            split: benchmark.data / file.replace("{subject}", subject)
-            for split, file in benchmark.splits.items()
-        }
-        for subject in subjects
-    }
 
 
 def _skill(benchmark: Benchmark, files: Mapping[str, Path]) -> ConfigurableTask:

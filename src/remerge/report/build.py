@@ -21,12 +21,14 @@ class Scored:
     role    base, donor, part, final, or quant: a format of the result in its own runtime
     part    p1 or p2 for a donor, else empty
     result  the content of its `scores.json`
+    answers  the content of its `answers.json`: the first questions of each task
     """
 
     name: str
     role: str
     part: str
     result: Mapping[str, Any]
+    answers: Mapping[str, Any] = field(default_factory=dict)
 
     def score(self, task: str) -> float | None:
         """The fraction reached in `task`, or in the mean of all under the name `mean`."""

@@ -2,6 +2,7 @@
 
 >>> build = collect(params)
 >>> write_json("metrics.json", metrics(build))
+>>> write_json("results.json", results(build))
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from remerge.errors import RecipeError, printable
 from remerge.evaluate.suite import Suite, suite_from_params
 from remerge.recipes.tables import UNUSED
 from remerge.report.build import Build, Scored
-from remerge.report.sizes import quality_of
+from remerge.report.scores import best_donor
+from remerge.report.sizes import quality_of, recommended
 from remerge.tensors.json_files import read_json
 
 MERGES = ("p1", "p2", "final")
@@ -48,9 +50,30 @@ def collect(params: Mapping[str, Any], overrides: tuple[str, ...] | None = None)
 
 
 def metrics(build: Build) -> dict[str, Any]:
-    """What git keeps: rounded scores by model, size, digest and loss of every quantised format.
+    """The headline figures, few enough for a table of experiments.
 
-    Model ids too, so that `git log -S ID -- metrics.json` finds the commit that a model is of.
+    `mean` of the base, the best donor and the result, `bytes` of the format to run it in (the
+    smallest where none is recommended), and the result's score by task under `final`.
+    """
+    best = best_donor(build, "mean")
+    found: dict[str, Any] = {}
+    final = next(iter(build.role("final")), None)
+    known = {"base": next(iter(build.role("base")), None), "best_donor": best, "final": final}
+    means = {name: model.result["average"] for name, model in known.items() if model is not None}
+    if means:
+        found["mean"] = means
+    if build.formats:
+        chosen = recommended(build) or min(build.formats, key=lambda n: build.formats[n]["size"])
+        found["bytes"] = build.formats[chosen]["size"]
+    if final is not None:
+        found["final"] = dict(final.result["scores"])
+    return found
+
+
+def results(build: Build) -> dict[str, Any]:
+    """All that git keeps: rounded scores by model; size, digest and loss of every format.
+
+    Model ids too, so that `git log -S ID -- results.json` finds the commit that a model is of.
     `quants`, there where quants were scored in their own runtimes, belongs to the machine that did.
     """
     found: dict[str, Any] = {
@@ -87,7 +110,14 @@ def _scored(params: Mapping[str, Any]) -> Iterator[Scored]:
         if name is None:  # an experiment may drop a donor whose place is scored
             continue
         role = "donor" if donor else place if place in ("base", "final") else "part"
-        yield Scored(name, role, part if donor else "", _result(folder))
+        answers = params["report"]["answers"][place]
+        yield Scored(
+            name,
+            role,
+            part if donor else "",
+            _result(folder),
+            {} if answers == UNUSED else read_json(Path(answers) / "answers.json"),
+        )
 
 
 def _quants(places: Mapping[str, str]) -> Iterator[Scored]:

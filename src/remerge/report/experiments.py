@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from remerge.errors import RecipeError, printable
@@ -16,7 +17,8 @@ from remerge.formatting import size
 from remerge.recipes.derive import WRITTEN
 from remerge.report.drawing import Tradeoff, scatter
 from remerge.report.rendering import render
-from remerge.schema import nearest
+from remerge.schema import Table, nearest, read_table
+from remerge.tensors.json_files import read_json
 
 #: Columns of scores beside the mean, so that a table has ten columns at most.
 SCORES = 6
@@ -32,7 +34,7 @@ class Experiment:
         changed: Parameters by dotted key that differ from the commit that is checked out.
         mean: The mean score of the result; None while there is none.
         scores: Its score by task.
-        size: Bytes of the recommended format, or the smallest; None where no format was made.
+        size: Bytes of the format to run it in, or the smallest; None where no format was made.
         state: Why there is no score: `queued`, `running`, `failed`.
     """
 
@@ -140,17 +142,12 @@ def _row(name: str, entry: Mapping[str, Any], written: Mapping[str, Any]) -> Exp
         if params and params.get(key) != written.get(key)
     }
     metrics = _data(entry, "metrics")
-    scores = dict((metrics.get("scores") or {}).get("final") or {})
-    mean = scores.pop("mean", None)
-    formats = metrics.get("formats") or {}
-    sizes = [form["size"] for form in formats.values() if "size" in form]
-    recommended = (formats.get("gguf_q4_k_m") or {}).get("size")
     return Experiment(
         name,
         changed,
-        mean,
-        scores,
-        recommended or min(sizes, default=None),
+        (metrics.get("mean") or {}).get("final"),
+        dict(metrics.get("final") or {}),
+        metrics.get("bytes"),
         str(entry.get("state") or ("failed" if entry.get("error") else "")),
     )
 
@@ -191,6 +188,78 @@ def _most_different(rows: Sequence[Experiment], known: Sequence[str]) -> list[st
 def comparison_page(comparison: Comparison) -> str:
     """The comparison as a page, with a picture for each number that was changed."""
     return render("experiments.html.j2", comparison=comparison, pictures=comparison.pictures())
+
+
+class _Row(Table):
+    """A finished experiment in a file."""
+
+    name: str
+    changed: dict[str, Any]
+    mean: float
+    scores: dict[str, float]
+    size: int | None
+
+
+class _Kept(Table):
+    """Experiments in a file, with the pins of the sources that they were made of."""
+
+    pins: dict[str, str | None]
+    written: dict[str, Any]
+    tasks: list[str]
+    left_out: list[str]
+    experiments: list[_Row]
+
+
+def kept_place(recipe: str) -> Path:
+    """Return the file in which the experiments of a recipe are kept for its report."""
+    return Path("conf") / "experiments" / f"{recipe}.json"
+
+
+def to_keep(comparison: Comparison, pins: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the finished experiments of a comparison as JSON values.
+
+    Args:
+        comparison: The workspace is left out: it is one of the others, or not finished.
+        pins: The table `pins` of the parameters.
+
+    Raises:
+        RecipeError: No experiment is finished.
+    """
+    rows = [row for row in comparison.experiments[1:] if row.mean is not None]
+    if not any(row.changed for row in rows):
+        raise RecipeError("no experiment is finished: nothing to keep")
+    keys = {key for row in rows for key in row.changed}
+    return {
+        "pins": dict(pins),
+        "written": {key: value for key, value in comparison.written.items() if key in keys},
+        "tasks": list(comparison.tasks),
+        "left_out": list(comparison.left_out),
+        "experiments": [
+            {
+                "name": row.name,
+                "changed": dict(row.changed),
+                "mean": row.mean,
+                "scores": dict(row.scores),
+                "size": row.size,
+            }
+            for row in rows
+        ],
+    }
+
+
+def read_kept(path: Path, pins: Mapping[str, Any]) -> Comparison | None:
+    """Read kept experiments; None where there are none, or those of other sources.
+
+    Raises:
+        RecipeError: The file is not as `to_keep` makes it.
+    """
+    if not path.is_file():
+        return None
+    kept = read_table(_Kept, read_json(path), str(path))
+    if kept.pins != dict(pins):
+        return None
+    rows = tuple(Experiment(r.name, r.changed, r.mean, r.scores, r.size) for r in kept.experiments)
+    return Comparison(rows, tuple(kept.tasks), tuple(kept.left_out), kept.written)
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from remerge.report.answers import answers_of
 from remerge.report.build import Build
+from remerge.report.experiments import Comparison
 from remerge.report.merging import merge_of
 from remerge.report.numbers import gain_or_loss, percent, points, size
 from remerge.report.origins import rebuild_of, recipe_of
@@ -26,8 +28,8 @@ class Tile:
     kind: str = ""
 
 
-def page(build: Build) -> str:
-    """The report as text."""
+def page(build: Build, comparison: Comparison | None = None) -> str:
+    """The report as text, with experiments that were kept for it."""
     return render(
         "page.html.j2",
         build=build,
@@ -35,9 +37,12 @@ def page(build: Build) -> str:
         verdict=verdict(build),
         tiles=_tiles(build),
         scores=scores_of(build),
+        answers=answers_of(build),
         in_its_own=IN_ITS_OWN,
         published=build.published(),
         formats=formats_of(build),
+        comparison=comparison,
+        pictures=comparison.pictures() if comparison else [],
         merge=merge_of(build),
         recipe=recipe_of(build),
         rebuild=rebuild_of(build),

@@ -85,6 +85,13 @@ def formats_of(build: Build) -> Formats | None:
     )
 
 
+def recommended(build: Build) -> str:
+    """Name the format to run the model in; empty where none was measured."""
+    return _recommended(
+        {n: (m["size"], q) for n, m in build.formats.items() if (q := quality_of(m))}
+    )
+
+
 def _recommended(measured: Mapping[str, tuple[int, Mapping[str, Any]]]) -> str:
     """The smallest format that mostly says the same token, else the one that lost the least."""
     same = {n: (size, q["agreement"]) for n, (size, q) in measured.items() if "agreement" in q}

@@ -1,4 +1,4 @@
-"""report: what the stages measured into `metrics.json`; report, plots, card and provenance."""
+"""report: `metrics.json` and `results.json` of what was measured; page, plots, card, provenance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from remerge.proof.lineage import read_lineage, read_materials
 from remerge.proof.provenance import write_provenance
 from remerge.recipes.described import described, pins_of
 from remerge.report.card import LICENCES_NAME, card, licences
-from remerge.report.collect import collect, metrics
+from remerge.report.collect import collect, metrics, results
+from remerge.report.experiments import kept_place, read_kept
 from remerge.report.page import page
 from remerge.report.plots import plots
 from remerge.stages.composed import KEY
@@ -25,14 +26,18 @@ CONF = Path("conf")
 
 
 def report() -> Path:
-    """Write `metrics.json` and `report/`, which is returned, from the places of the recipe."""
+    """Write `metrics.json`, `results.json` and `report/`, which is returned."""
     composed_params = read_params().whole
     params = described(composed_params, pins_of(composed_params))
     build = collect(params, overrides(composed_params))
     write_json("metrics.json", metrics(build))
+    write_json("results.json", results(build))
     folder = Path("report")
     shutil.rmtree(folder, ignore_errors=True)
-    write_text(folder / "index.html", page(build))
+    write_text(
+        folder / "index.html",
+        page(build, read_kept(kept_place(params["recipe"]["name"]), composed_params["pins"])),
+    )
     write_text(folder / "README.md", card(build))
     write_text(folder / LICENCES_NAME, licences(build))
     for name, rows in plots(build).items():

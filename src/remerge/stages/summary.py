@@ -26,8 +26,8 @@ def summary(out: Path, seconds: float) -> str:
 def _facts(out: Path) -> list[str]:
     if (out / "scores.json").is_file():
         return _scores(read_json(out / "scores.json"))
-    if out.name == "report" and Path("metrics.json").is_file():
-        return _report(read_json(Path("metrics.json")))
+    if out.name == "report" and Path("results.json").is_file():
+        return _report(read_json(Path("results.json")))
     files = [path for path in out.rglob("*") if path.is_file()]
     total = size(sum(path.stat().st_size for path in files))
     if not (out / "manifest.json").is_file():
@@ -52,10 +52,10 @@ def _format(manifest: Mapping[str, Any]) -> list[str]:
     return facts
 
 
-def _report(metrics: Mapping[str, Any]) -> list[str]:
-    means = {name: scores["mean"] for name, scores in (metrics.get("scores") or {}).items()}
+def _report(results: Mapping[str, Any]) -> list[str]:
+    means = {name: scores["mean"] for name, scores in (results.get("scores") or {}).items()}
     facts = ["index.html and README.md"]
     if "final" in means:
         facts.append(f"final {means['final']:.3f} in the mean")
-    made = len(metrics.get("formats") or {})
+    made = len(results.get("formats") or {})
     return [*facts, f"{made} format{'' if made == 1 else 's'}"]
