@@ -86,6 +86,7 @@ class Repo:
     files: dict[str, dict[str, Content]] = field(default_factory=dict)
     gated: bool = False
     card: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def head(self) -> str:
@@ -100,9 +101,10 @@ class Repo:
         return sha
 
     def resolve(self, revision: str) -> str | None:
-        """The commit that a branch or a full commit id names; short ids are not understood."""
+        """The commit that a name or a full commit id means; short ids are not understood."""
         if revision == "main":
             return self.head
+        revision = self.tags.get(revision, revision)
         return revision if revision in self.files else None
 
 

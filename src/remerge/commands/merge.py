@@ -3,9 +3,11 @@
   remerge merge ties.yml merged/ties
   remerge merge ties.yml merged/ties --models ~/models     # owner/name lies in ~/models/owner/name
 
-Models are folders of safetensors, named by their path; a document with a `name:` is a model for
-the others and is computed on the way. Mistakes are named with file and line before work starts.
-What is printed is the model id: the same file and models give the same one on every machine.
+Models are folders of safetensors, named by their path, or models of the hub that `remerge pin
+ties.yml` has pinned in ties.pins.yaml: these are fetched and verified once. A document with a
+`name:` is a model for the others and is computed on the way. Mistakes are named with file and line
+before work starts. What is printed is the model id: the same file and models give the same one on
+every machine.
 """
 
 from __future__ import annotations
@@ -14,8 +16,13 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from remerge.commands.common import build_options, parse_size
+
+if TYPE_CHECKING:
+    from remerge.recipes.planning import Find
+    from remerge.sources.pinned import Source
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
     settings = build_options(options)
     merges = read_merges(options.config, lenient=options.lenient)
     how = Settings(
-        find=partial(folder_in, options.models),
+        find=_finder(options, settings),
         scratch=settings["scratch"],
         shard_bytes=parse_size(options.shard_size),
         by_row=options.by_row,
@@ -91,6 +98,48 @@ def run(options: argparse.Namespace) -> None:
             **settings,
         )
     print(f"{manifest['model_id']}  {options.out}")
+
+
+def _finder(options: argparse.Namespace, settings: dict[str, Any]) -> Find:
+    """Find models in folders first, then among those that are pinned beside the file."""
+    from remerge.recipes.hub_models import HubModels, pins_path
+    from remerge.recipes.pins import read_pins_file
+
+    here = partial(folder_in, options.models)
+    path = pins_path(options.config)
+    if not path.is_file():
+        return here
+    pinned = HubModels(
+        options.config,
+        read_pins_file(path, str(path)),
+        partial(_fetch, settings=settings, shard_bytes=parse_size(options.shard_size)),
+        settings["scratch"] / "hub",
+    )
+    return lambda text, revision: here(text, revision) or pinned.find(text, revision)
+
+
+def _fetch(source: Source, folder: Path, *, settings: dict[str, Any], shard_bytes: int) -> None:
+    """Make the folder of a pinned model or adapter; one that is there must be that, undamaged."""
+    from remerge.errors import SourceError
+    from remerge.proof.check import check_folder
+    from remerge.sources.files import open_files
+    from remerge.sources.intake import take_in_adapter, take_in_model
+    from remerge.tensors.json_files import read_json
+
+    if folder.exists():
+        problems = check_folder(folder, settings["threads"]).problems
+        inputs = read_json(folder / "manifest.json").get("inputs")
+        pins = {name: file.sha256 for name, file in source.files.items()}
+        if problems or inputs != {source.name: {"files": pins}}:
+            raise SourceError(f"{folder}: is not what was fetched; remove it and run this again")
+        return
+    scratch = settings["scratch"]
+    with open_files(source, root=Path(), scratch=scratch) as files:
+        if source.kind == "adapter":
+            take_in_adapter(files, folder, scratch=scratch)
+        else:
+            take_in_model(files, folder, shard_bytes=shard_bytes, **settings)
+    print(f"note: {source.origin} is kept in {folder}", file=sys.stderr)
 
 
 def folder_in(models: Path | None, path: str, revision: str | None) -> Path | None:

@@ -4,9 +4,10 @@
   remerge pin stheno_l2_13b             # fill in what is missing, keep what is pinned
   remerge pin stheno_l2_13b --check     # do the pins hold, and what has moved since?
   remerge pin stheno_l2_13b chronos --update   # take what the branch stands at now
+  remerge pin merge.yml                 # a mergekit file: its models of the hub, in merge.pins.yaml
 
-RECIPE is a recipe or suite of conf/, or a YAML file with `sources`. The files of conf/pins for it
-and its suite are rewritten with their comments; weights are not downloaded. A
+RECIPE is a recipe or suite of conf/, a YAML file with `sources`, or a mergekit file. The files of
+conf/pins for it and its suite are rewritten with their comments; weights are not downloaded. A
 source without a revision is resolved by its `ref`, or `main`. HF_ENDPOINT and HF_TOKEN count.
 A source with a `path` is a folder on disk (absolute, from ~, or below this project): its files are
 hashed and their sizes and digests written.
@@ -15,12 +16,19 @@ hashed and their sizes and digests written.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the verb to argparse."""
     parser.add_argument(
         "recipe", metavar="RECIPE", nargs="?", help="default: the recipe and suite of params.yaml"
+    )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        metavar="FOLDER",
+        help="of a mergekit file: where models lie that need no pin, as for `remerge merge`",
     )
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="only these (default: all)")
     either = parser.add_mutually_exclusive_group()
@@ -35,11 +43,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it."""
+    """Run the command; return its exit status."""
     from remerge.pins.pin import check_files, pin_files, sources_files
+    from remerge.recipes.mergekit.reading import is_mergekit
 
     names = [options.recipe] if options.recipe else _composed()
-    paths = list(dict.fromkeys(path for name in names for path in sources_files(name)))
+    merged = options.recipe is not None and is_mergekit(Path(options.recipe))
+    if merged:
+        paths = [_with_entries(Path(options.recipe), options.models, write=not options.check)]
+    else:
+        paths = list(dict.fromkeys(path for name in names for path in sources_files(name)))
     if options.check:
         report = check_files(paths, options.sources)
     else:
@@ -49,8 +62,33 @@ def run(options: argparse.Namespace) -> int:
     if report.written:
         files = " and ".join(map(str, report.written))
         again = "compose params.yaml again (`make params`, or `remerge sync`) and commit all of it"
+        if merged:
+            again = "`remerge merge` takes these models from the hub, and keeps them"
         print(f"wrote {files}; {again}")
     return 1 if report.broken else 0
+
+
+def _with_entries(config: Path, models: Path | None, *, write: bool) -> Path:
+    """The file of pins of a mergekit file, with an entry for every model of the hub."""
+    from functools import partial
+
+    from remerge.commands.merge import folder_in
+    from remerge.errors import RecipeError
+    from remerge.files import write_text
+    from remerge.recipes.hub_models import hub_uses, pins_path, pins_text
+    from remerge.recipes.mergekit.reading import read_merges
+
+    uses = hub_uses(read_merges(config, lenient=True), partial(folder_in, models))
+    if not uses:
+        raise RecipeError(f"{config}: names no model of the hub that is no folder here")
+    path = pins_path(config)
+    known = path.read_text() if path.exists() else ""
+    text = pins_text(uses, known)
+    if text != known and not write:
+        raise RecipeError(f"{path}: lacks models of {config.name}; run `remerge pin` on that file")
+    if text != known:
+        write_text(path, text)
+    return path
 
 
 def _composed() -> list[str]:

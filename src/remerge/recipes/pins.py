@@ -76,20 +76,21 @@ def read_pins(folder: Path, names: Sequence[str]) -> dict[str, Pin]:
         if "/" in name or not path.is_file():
             continue
         where = f"conf/pins/{name}.yaml"
-        for source, pin in _read(path, where).sources.items():
+        for source, pin in read_pins_file(path, where).items():
             if source in pins:
                 raise RecipeError(f"{where}: source {shown(source)} is pinned twice")
             pins[source] = pin
     return pins
 
 
-def _read(path: Path, where: str) -> PinsFile:
+def read_pins_file(path: Path, where: str) -> dict[str, Pin]:
+    """Read one file of pins, which messages call `where`; RecipeError if it is not sound."""
     try:
         document = read_yaml(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()).replace(str(path), where)
         raise RecipeError(f"{where}: {reason}") from None
-    return read_table(PinsFile, document, where, separator=": ")
+    return read_table(PinsFile, document, where, separator=": ").sources
 
 
 def table_of(pin: Pin) -> dict[str, Any]:

@@ -203,10 +203,11 @@ class _Planner:
                     continue
                 if self.settings.find(text, revision) is None:
                     close = nearest(text, self.named)
+                    hub = "; `remerge pin` on this file pins models of the hub"
                     raise RecipeError(
                         f"{self.at(merge, reference)}: there is no {what} {shown(text)}"
-                        f"{close or ';'} expected a folder with its files (download a model of "
-                        "the hub first), or the name of another document"
+                        f"{close or ';'} expected a folder with its files, or the name of another "
+                        f"document{hub if is_hub(text) else ''}"
                     )
 
     def at(self, merge: Merge, reference: Reference) -> str:

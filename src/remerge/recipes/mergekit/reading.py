@@ -8,6 +8,7 @@ what was probably meant, or, with `lenient`, a note.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from remerge.tensors.dtypes import from_torch_name
 from remerge.yaml_text import Document, read_documents
 
 Place = tuple[str | int, ...]
+
+#: A file with one of these at the top is meant for mergekit.
+_MERGEKIT = re.compile(r"^(merge_method|models|slices|modules)\s*:", re.MULTILINE)
 
 _TOP = (
     "name",
@@ -61,6 +65,15 @@ _LEVELS = {
     "tokenizer": _TOKENIZER,
 }
 _DTYPES = ("float16", "bfloat16", "float32")
+
+
+def is_mergekit(path: Path) -> bool:
+    """Whether a file says what to merge as mergekit does, well or badly; it need not exist."""
+    try:
+        text = path.read_text("utf-8", "replace") if path.is_file() else ""
+    except OSError:
+        return False
+    return _MERGEKIT.search(text) is not None
 
 
 def read_merges(path: Path, *, lenient: bool = False) -> list[Merge]:
