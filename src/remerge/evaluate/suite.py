@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from remerge.errors import RecipeError
+from remerge.schema import nearest
 
 KINDS = ("skill", "lm_eval")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -114,7 +115,8 @@ def _known(values: Mapping[str, Any], allowed: set[str], where: str) -> None:
     for key in values:
         if key not in allowed:
             known = ", ".join(sorted(allowed))
-            raise _wrong(f"{where}{key}", f"no such parameter; the known ones are {known}")
+            guess = nearest(key, allowed) or ";"
+            raise _wrong(f"{where}{key}", f"no such parameter{guess} the known ones are {known}")
 
 
 def _inside(value: object, where: str) -> str:

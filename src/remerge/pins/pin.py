@@ -70,7 +70,10 @@ def sources_files(name: str, conf: Path = Path("conf")) -> list[Path]:
     files = [conf / "pins" / f"{each}.yaml" for each in dict.fromkeys(wanted)]
     found = [path for path in files if path.is_file()]
     if not found:
-        raise RecipeError(f"{start}: its sources have no file of pins; write {files[0]}")
+        raise RecipeError(
+            f"{start}: its sources have no file of pins; write {files[0]}, or name "
+            "that of another recipe, such as `pins: tiny`"
+        )
     return found
 
 

@@ -88,7 +88,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
     try:
         return key, YAML(typ="safe", pure=True).load(value)
     except (YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise RecipeError(f"{printable(key, 80)}: {' '.join(str(error).split())}") from None
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise RecipeError(
+            f"{printable(key, 80)}: {shown(value)} is no value of YAML: {reason}"
+        ) from None
 
 
 def _yaml() -> YAML:

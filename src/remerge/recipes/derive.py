@@ -26,6 +26,7 @@ from remerge.recipes.schema import (
     Quantize,
     Recipe,
     is_hub,
+    nearest_setting,
     read_recipe,
     read_section,
 )
@@ -56,7 +57,8 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
     for key in params:
         if key not in WRITTEN:
             raise RecipeError(
-                f"params: unknown key {shown(key)}{nearest(key, WRITTEN) or ';'} "
+                f"params: unknown key {shown(key)}"
+                f"{nearest_setting(str(key)) or nearest(key, WRITTEN) or ';'} "
                 f"known are {', '.join(WRITTEN)}"
             )
     recipe = read_recipe(params.get("recipe"))

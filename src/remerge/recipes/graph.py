@@ -167,6 +167,12 @@ class _Reader:
             return Input(reference, is_node=True)
         if is_plain(reference) and self.known is not None and name not in self.known:
             names = list(dict.fromkeys([*self.nodes, *self.known]))
+            if not self.known:
+                raise RecipeError(
+                    f"{where} is {shown(reference)}, and no source is pinned: write "
+                    f"conf/pins/{self.recipe.name}.yaml, or name the file of pins of another "
+                    "recipe, such as `pins: tiny`"
+                )
             raise RecipeError(
                 f"{where} is {shown(reference)}, which is no node and no pinned source"
                 f"{nearest(reference, names) or ';'} there are {', '.join(names)}"

@@ -13,6 +13,7 @@ and for a misspelling the nearest name.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -278,3 +279,14 @@ SECTIONS: dict[str, type[Table]] = {
     "quantize": Quantize,
     "execution": Execution,
 }
+
+
+def nearest_setting(name: str) -> str:
+    """Return `; did you mean 'ties.density'?` for a key that is written without its section."""
+    known = {
+        info.alias or field: f"{section}.{info.alias or field}"
+        for section, model in SECTIONS.items()
+        for field, info in model.model_fields.items()
+    }
+    close = difflib.get_close_matches(name[:200], known, n=1, cutoff=0.75)
+    return f"; did you mean {known[close[0]]!r}?" if close else ""

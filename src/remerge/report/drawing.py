@@ -89,12 +89,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Range:
-    """One row of marks; `span` joins best and final: (x1, x2, gain or loss)."""
+    """One row of marks; `spans` join base and best with final: (x1, x2, gain or loss)."""
 
     label: str
     y: float
     marks: tuple[Mark, ...]
-    span: tuple[float, float, str] | None
+    spans: tuple[tuple[float, float, str], ...]
 
 
 @dataclass(frozen=True)
@@ -270,10 +270,11 @@ def ranges(rows: Sequence[tuple[str, Sequence[tuple[str, str, float]]]], words: 
     made = []
     for position, (label, marks) in enumerate(rows):
         where = {kind: left + width * value for kind, _, value in marks}
-        span = None
-        if "best" in where and "final" in where:
-            kept = "gain" if where["final"] >= where["best"] else "loss"
-            span = (where["best"], where["final"], kept)
+        spans = tuple(
+            (where[kind], where["final"], "gain" if where["final"] >= where[kind] else "loss")
+            for kind in ("best", "base")
+            if kind in where and "final" in where
+        )
         placed = tuple(
             Mark(
                 kind,
@@ -283,7 +284,7 @@ def ranges(rows: Sequence[tuple[str, Sequence[tuple[str, str, float]]]], words: 
             )
             for kind, name, value in marks
         )
-        made.append(Range(label, position * step + step / 2, placed, span))
+        made.append(Range(label, position * step + step / 2, placed, spans))
     ticks = tuple(
         Tick(f"{tenth * 10}", left + width * tenth / 10, bottom + 16) for tenth in range(0, 11, 2)
     )

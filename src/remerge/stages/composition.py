@@ -20,7 +20,7 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -31,7 +31,13 @@ from remerge.recipes import project
 from remerge.recipes.derive import DERIVED, derive
 from remerge.recipes.pins import read_pins
 from remerge.recipes.preflight import check_formats_here
-from remerge.recipes.schema import Quantize, pins_names, read_recipe, read_section
+from remerge.recipes.schema import (
+    Quantize,
+    nearest_setting,
+    pins_names,
+    read_recipe,
+    read_section,
+)
 from remerge.recipes.tables import Tables
 from remerge.schema import nearest
 from remerge.stages.composed import KEY, overrides_in, record
@@ -190,7 +196,7 @@ def _load(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig
         check_overrides(overrides)
         if "dvc.repo.experiments" in sys.modules:
             check_arguments(sys.argv[1:])
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = [_parsed(override) for override in overrides]
         kept, dropped, lists = [], [], {}
         for override, text in zip(parsed, overrides, strict=True):
             key = override.key_or_group
@@ -221,6 +227,22 @@ def _load(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
         raise Refused(RecipeError(_line(error, loader))) from None
     return config
+
+
+def _parsed(override: str) -> Override:
+    """An override as Hydra reads it; RecipeError where it is none.
+
+    `dvc exp run -S` reads overrides itself before anything of ours is asked, and says so in its
+    own way.
+    """
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        reason = " ".join(str(error).split()).partition(" See https://hydra.cc")[0]
+        raise RecipeError(
+            f"{printable(override, 80)}: cannot be read as KEY=VALUE: {reason}; a list is "
+            "written 'KEY=[A,B]', in quotes"
+        ) from None
 
 
 def _folder_of(loader: ConfigLoaderImpl) -> Path | None:
@@ -292,9 +314,11 @@ def _line(error: BaseException, loader: ConfigLoaderImpl) -> str:
         reason = reason.partition(end)[0]
     if reason.startswith("Could not override '"):
         name = reason.split("'")[1]
-        groups = loader.repository.get_group_options("", ObjectType.GROUP)
+        found = loader.repository.get_group_options("", ObjectType.GROUP)
+        groups = sorted(set(found) - {"hydra", "pins"})
         return (
-            f"{printable(name, 80)} is no group of conf/{nearest(name, groups) or ';'} "
-            f"there are {', '.join(sorted(groups))}"
+            f"{printable(name, 80)} is no group of conf/"
+            f"{nearest_setting(name) or nearest(name, groups) or ';'} "
+            f"there are {', '.join(groups)}"
         )
     return reason
