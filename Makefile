@@ -125,7 +125,7 @@ nightly: setup-dev ## random searches that make test does not do; the seed is pr
 .PHONY: clean distclean
 
 clean: ## remove outputs, scratch and tool caches; keep .venv and the DVC cache
-	rm -rf models adapters baked merged quantized scores answers report scratch
+	rm -rf models adapters baked merged quantized scores report scratch
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -60,13 +60,6 @@ def test_an_item_imports_only_code_that_it_depends_on(name: str) -> None:
     assert {f for f in decisive(item_closure(name)) if not code.covers(listed, f)} == set()
 
 
-def test_answers_depend_on_the_code_of_scores() -> None:
-    imported = decisive(item_closure("evaluate") | closure("remerge.stages.answers"))
-    listed = (*code.STAGES["quantize_eval"], *code.ITEMS["evaluate"])
-    shared = {"stages/answers.py", "stages/evaluate.py"}
-    assert {f for f in imported if not code.covers(listed, f)} == shared
-
-
 MERGES = ("bake_loras", "ties_p1", "ties_p2", "gradient")
 
 
@@ -141,7 +134,7 @@ def as_committed(repository: Path) -> dict[str, Resolved]:
         ("quantize=all", {f"quantize_eval@{f.name}" for f in FORMATS.values() if not f.default}),
         ("recipe.prompt=alpaca", "gguf gptq"),
         ("quantize.measure=false", "gguf ggml gptq"),
-        ("eval.batch_size=3", "score answers"),
+        ("eval.batch_size=3", "score"),
     ],
 )
 def test_an_item_runs_again_for_what_it_reads_and_for_nothing_else(
@@ -158,8 +151,7 @@ def test_the_code_of_one_container_is_no_dependency_of_another(
 ) -> None:
     for container in ("gguf", "ggml", "gptq", "evaluate"):
         own = f"src/remerge/{ITEMS[container][0]}"
-        starts = ("score", "answers") if container == "evaluate" else (container,)
+        start = "score" if container == "evaluate" else container
         users = {name for name, stage in as_committed.items() if own in stage.deps}
-        kinds = tuple(f"quantize_eval@{start}" for start in starts)
-        items = {name for name in as_committed if name.startswith(kinds)}
+        items = {name for name in as_committed if name.startswith(f"quantize_eval@{start}")}
         assert users == items

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remerge.errors import RecipeError
+from remerge.evaluate.answers import ANSWERS, first_answers
 from remerge.evaluate.results import TRANSFORMERS, suite_as_json, summarise
 from remerge.evaluate.suite import Suite, with_settings
 from remerge.files import write_text
@@ -84,10 +85,11 @@ def score_many(
     """Score several models in one process, one after the other.
 
     For each, `out_folder/scores.json` gets the rounded scores (returned as well, by name of the
-    model) and `<whole_folder>/<name>/` the whole ones: `results.json` with unrounded metrics and
-    versions, `<task>.jsonl` with a line for each item. `whole_folder` defaults to the folder
-    `whole` beside `out_folder`; what lies in it differs in the last digits between machines, so
-    it is nothing to lock.
+    model), `out_folder/answers.json` what was answered to the first questions of each task, and
+    `<whole_folder>/<name>/` the whole ones: `results.json` with unrounded metrics and versions,
+    `<task>.jsonl` with a line for each item. `whole_folder` defaults to the folder `whole` beside
+    `out_folder`; what lies in it differs in the last digits between machines, so it is nothing to
+    lock.
 
     batch_size, device, dtype, limit: in place of the suite's own.
     scratch: keeps finished tasks and the answers of the running one, keyed by a digest of the
@@ -115,6 +117,7 @@ def score_many(
         result["notes"] += [record["note"] for record in records.values() if record.get("note")]
         whole = Path(whole_folder) if whole_folder else model.out_folder.parent / "whole"
         _write_whole(whole / model.name, suite, records, run.versions)
+        write_json(model.out_folder / ANSWERS, first_answers(suite, records))
         write_json(model.out_folder / SCORES, result)
         results[model.name] = result
     return results

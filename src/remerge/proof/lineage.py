@@ -131,7 +131,6 @@ def read_materials(root: Path | str, params: Mapping[str, Any]) -> dict[str, str
     read = {
         Path(entry[key])
         for entry in (params.get("quantize_eval") or {}).values()
-        if entry["kind"] != "answers"  # which read what the scores read, and the scores
         for key in ("data", "text")
         if entry.get(key)
     }

@@ -91,11 +91,6 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
         items[f"score_{label}"] = _item("evaluate", "evaluate", "eval", folder, data, data) | {
             "out": f"scores/{label}"
         }
-    answered = {label: folder for label, folder in scored.items() if label not in PARTS}
-    for label, folder in answered.items():
-        # After the scores of the model, whose finished tasks hold the answers.
-        item = _item("answers", "evaluate", "eval", folder, data, f"scores/{label}")
-        items[f"answers_{label}"] = item | {"out": f"answers/{label}"}
     ordered = sorted(name for name in sources)
     return {
         "pins": {name: digest(name, pins.get(name)) for name in ordered},
@@ -115,8 +110,7 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
         "quantize_eval": items,
         "report": {
             "data": data if scored or quants else UNUSED,
-            "scores": _score_places("scores", parts, scored),
-            "answers": _score_places("answers", parts, answered),
+            "scores": _score_places(parts, scored),
             "formats": {n: f"quantized/{n}" if n in formats else UNUSED for n in FORMATS},
             "quants": {n: f"scores/{n}" if n in quants else UNUSED for n in FORMATS},
         },
@@ -237,16 +231,16 @@ def _scored(recipe: Recipe, graph: Graph) -> dict[str, str]:
 
 
 def _score_places(
-    kind: str, parts: Mapping[str, Mapping[str, str]], scored: Mapping[str, str]
+    parts: Mapping[str, Mapping[str, str]], scored: Mapping[str, str]
 ) -> dict[str, str]:
-    """Where the report finds the scores, or the answers, of base, donors, parts and result."""
+    """Where the report finds the scores of base, donors, parts and result."""
     labels: dict[str, str | None] = {"base": "base"}
     for part in PARTS:
         names = list(parts[part])
         labels |= {f"{part}_d{i + 1}": names[i] if i < len(names) else None for i in range(PLACES)}
     labels |= {name: name for name in (*PARTS, "final")}
     return {
-        place: f"{kind}/{label}" if label in scored else UNUSED for place, label in labels.items()
+        place: f"scores/{label}" if label in scored else UNUSED for place, label in labels.items()
     }
 
 

@@ -25,7 +25,7 @@ FINAL = "merged/final"
 #: Where outputs of a kind lie.
 MODELS = {"model": "models", "adapter": "adapters", "dataset": "datasets"}
 _MADE = re.compile(
-    r"(models|adapters|datasets|baked|merged|quantized|scores|answers)/[A-Za-z0-9_][A-Za-z0-9_-]*"
+    r"(models|adapters|datasets|baked|merged|quantized|scores)/[A-Za-z0-9_][A-Za-z0-9_-]*"
 )
 
 
@@ -54,13 +54,13 @@ class Item(Table):
         section: The section of the parameters that it reads.
         reads: The folder of its model.
         data: The folder of its evaluation data.
-        text: The text that it is calibrated on, the scores that answers are of, or `data` again.
+        text: The text that it is calibrated on, or `data` again.
         own: The folder of code that it runs, as are `core` and `blocks`.
         out: The folder that it makes.
         description: What a format's file says of the model: license, base models, tags.
     """
 
-    kind: Literal["quantize", "evaluate", "answers"]
+    kind: Literal["quantize", "evaluate"]
     section: Literal["eval", "quantize.gguf", "quantize.ggml", "quantize.gptq"]
     reads: Made
     data: str
@@ -89,7 +89,6 @@ class ReportPlaces(Table):
 
     data: str
     scores: dict[str, Made]
-    answers: dict[str, Made]
     formats: dict[str, Made]
     quants: dict[str, Made]
 
@@ -102,7 +101,7 @@ class Tables(Table):
         fetch: Where each of these sources lies.
         bake_loras: Its bakes.
         places: What the parts are merged of.
-        quantize_eval: Formats, scores and answers.
+        quantize_eval: Formats and scores.
         report: What is collected.
     """
 

@@ -110,14 +110,8 @@ def _scored(params: Mapping[str, Any]) -> Iterator[Scored]:
         if name is None:  # an experiment may drop a donor whose place is scored
             continue
         role = "donor" if donor else place if place in ("base", "final") else "part"
-        answers = params["report"]["answers"][place]
-        yield Scored(
-            name,
-            role,
-            part if donor else "",
-            _result(folder),
-            {} if answers == UNUSED else read_json(Path(answers) / "answers.json"),
-        )
+        answers = read_json(Path(folder) / "answers.json")
+        yield Scored(name, role, part if donor else "", _result(folder), answers)
 
 
 def _quants(places: Mapping[str, str]) -> Iterator[Scored]:
