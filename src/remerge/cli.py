@@ -32,6 +32,7 @@ VERBS: dict[str, str] = {
     "bake": "bake a LoRA adapter into a model",
     "ties": "merge donors into a base by TIES (trim, elect sign, merge)",
     "gradient": "blend two models by a ratio that changes along them",
+    "dequantize": "write a quantized model (FP8, int4, 4-bit, MXFP4) as a plain one",
     "quantize": "write a model in the formats that people run: GGUF, GPTQ, legacy GGML",
     "score": "score models on a suite of tasks, quants in their own runtime",
     "id": "print the model id: one digest of the weights, whatever files they lie in",
@@ -50,7 +51,7 @@ VERBS: dict[str, str] = {
 _SHARDS = "finished shards are kept, run it again to go on"
 #: What an interrupted verb keeps, where it keeps something.
 KEPT: dict[str, str] = {
-    **dict.fromkeys(("merge", "bake", "ties", "gradient"), _SHARDS),
+    **dict.fromkeys(("merge", "bake", "ties", "gradient", "dequantize"), _SHARDS),
     "score": "finished tasks and answers are kept, run it again to go on",
 }
 

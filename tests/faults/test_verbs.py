@@ -25,6 +25,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "bake": [["X", "X", "--out", "O"]],
     "ties": [["X", "X", "--out", "O"]],
     "gradient": [["X", "X", "0", "1", "--out", "O"]],
+    "dequantize": [["X", "--out", "O"]],
     "quantize": [["X", "gguf_q8_0", "--out", "O"]],
     "score": [["X", "--params", "X"], ["X"]],
     "id": [["X"]],

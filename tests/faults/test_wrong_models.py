@@ -119,7 +119,7 @@ def test_a_repaired_source_leaves_no_work_of_the_failed_attempt_behind(tmp_path:
     33,
     "a donor with another shape, a missing tensor, one too many, an integer type",
     sees="`error: DONOR: tensor NAME has shape [40, 33], BASE has [40, 32]`, `lacks tensor`, `has "
-    "beyond the base's tensor`, `is I64; … quantised checkpoint?`",
+    "beyond the base's tensor`, `is I64; … quantized checkpoint? …`",
     then="the same, until the recipe is corrected",
 )
 def test_a_donor_of_another_form_is_refused_by_tensor_name(tmp_path: Path) -> None:

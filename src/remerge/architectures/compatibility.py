@@ -73,7 +73,7 @@ def require_mergeable(model: Checkpoint, tensors: Mapping[str, TensorInfo]) -> N
         if info.dtype not in KERNEL_CODE:
             raise CheckpointError(
                 f"{model.label}: tensor {printable(name)!r} in {info.path} is {info.dtype}; "
-                "merges need F16, BF16 or F32 (is this a quantised checkpoint?)"
+                "merges need F16, BF16 or F32 (a quantized checkpoint? see `remerge dequantize`)"
             )
 
 

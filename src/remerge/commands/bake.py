@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from remerge.commands.common import add_output_options, build_options, parse_size
+from remerge.commands.common import add_output_options, build_options, parse_size, plain_folders
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,13 +33,14 @@ def run(options: argparse.Namespace) -> None:
 
     settings = build_options(options)
     label, adapter_label = distinct_labels([options.model, options.adapter])
-    model = open_checkpoint(options.model, label)
-    model, _ = in_state_dict_order(model)
-    plan = plan_bake(
-        model,
-        read_adapter(options.adapter, adapter_label),
-        dtype=from_torch_name(options.dtype),
-        shard_bytes=parse_size(options.shard_size),
-    )
-    manifest = build(plan, options.out, companions=companions_of(options.model), **settings)
+    with plain_folders(options, settings) as plain:
+        folder = plain.folder(options.model)
+        model, _ = in_state_dict_order(open_checkpoint(folder, label))
+        plan = plan_bake(
+            model,
+            read_adapter(options.adapter, adapter_label),
+            dtype=from_torch_name(options.dtype),
+            shard_bytes=parse_size(options.shard_size),
+        )
+        manifest = build(plan, options.out, companions=companions_of(folder), **settings)
     print(f"{manifest['model_id']}  {options.out}")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remerge.errors import RecipeError
+
+if TYPE_CHECKING:
+    from remerge.sources.plain_folders import PlainFolders
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +34,34 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         "--scratch",
         type=Path,
         help="where unfinished work is kept for the next attempt (default: .scratch beside --out)",
+    )
+    add_dequantize_option(parser)
+
+
+def add_dequantize_option(parser: argparse.ArgumentParser) -> None:
+    """Whether quantized models may be merged."""
+    parser.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="merge quantized models (FP8, compressed-tensors, bitsandbytes, MXFP4) by the values "
+        "that their weights stand for; without it they are refused",
+    )
+
+
+def plain_folders(options: argparse.Namespace, settings: Mapping[str, Any]) -> PlainFolders:
+    """Folders of plain weights for those that the user names.
+
+    Args:
+        options: The options; `dequantize` says whether quantized models are taken.
+        settings: What `build_options` makes of them.
+
+    Returns:
+        A context, at whose end what was dequantized is removed.
+    """
+    from remerge.sources.plain_folders import PlainFolders
+
+    return PlainFolders(
+        Path(settings["scratch"]), dequantize=options.dequantize, threads=settings["threads"]
     )
 
 

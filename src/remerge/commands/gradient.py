@@ -20,6 +20,7 @@ from remerge.commands.common import (
     add_vocabulary_options,
     build_options,
     parse_size,
+    plain_folders,
     tokenizer_choice,
 )
 
@@ -75,12 +76,16 @@ def run(options: argparse.Namespace) -> None:
     settings = build_options(options)
     gradient = Gradient(tuple(options.values), options.along, options.blend, options.containing)
     folders = (options.first, options.second)
-    first, second = map(open_checkpoint, folders, distinct_labels(folders))
-    first = in_order_for(gradient, first)
-    labels = dict(zip(map(str, folders), (first.label, second.label), strict=True))
-    choice = tokenizer_choice(options, labels)
-    companions, changes = companions_of(options.first), dict[str, Any]()
-    with mapping_folder(settings["scratch"]) as mapped:
+    with (
+        plain_folders(options, settings) as plain,
+        mapping_folder(settings["scratch"]) as mapped,
+    ):
+        paths = [plain.folder(folder) for folder in folders]
+        first, second = map(open_checkpoint, paths, distinct_labels(folders))
+        first = in_order_for(gradient, first)
+        labels = dict(zip(map(str, folders), (first.label, second.label), strict=True))
+        choice = tokenizer_choice(options, labels)
+        companions, changes = companions_of(paths[0]), dict[str, Any]()
         ruled = under_rule(second, first, "one" if choice else options.vocabulary, mapped)
         second = ruled.model
         vocabulary = Vocabulary(options.vocabulary, ruled.notes, ruled.rows)

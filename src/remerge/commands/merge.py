@@ -14,15 +14,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remerge.commands.common import build_options, parse_size
+from remerge.commands.common import (
+    add_dequantize_option,
+    build_options,
+    parse_size,
+    plain_folders,
+)
 
 if TYPE_CHECKING:
     from remerge.recipes.planning import Find
     from remerge.sources.pinned import Source
+    from remerge.sources.plain_folders import PlainFolders
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +73,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where unfinished work is kept for the next attempt (default: .scratch beside OUT)",
     )
+    add_dequantize_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -78,14 +86,16 @@ def run(options: argparse.Namespace) -> None:
     require_new(options.out)
     settings = build_options(options)
     merges = read_merges(options.config, lenient=options.lenient)
-    how = Settings(
-        find=_finder(options, settings),
-        scratch=settings["scratch"],
-        shard_bytes=parse_size(options.shard_size),
-        by_row=options.by_row,
-        result=options.result,
-    )
-    with planned(merges, how) as found:
+    with ExitStack() as opened:
+        plain = opened.enter_context(plain_folders(options, settings))
+        how = Settings(
+            find=_finder(options, settings, plain),
+            scratch=settings["scratch"],
+            shard_bytes=parse_size(options.shard_size),
+            by_row=options.by_row,
+            result=options.result,
+        )
+        found = opened.enter_context(planned(merges, how))
         for note in found.notes:
             print(f"note: {printable(note, 500)}", file=sys.stderr)
         for name in found.unused:
@@ -100,12 +110,15 @@ def run(options: argparse.Namespace) -> None:
     print(f"{manifest['model_id']}  {options.out}")
 
 
-def _finder(options: argparse.Namespace, settings: dict[str, Any]) -> Find:
+def _finder(options: argparse.Namespace, settings: dict[str, Any], plain: PlainFolders) -> Find:
     """Find models in folders first, then among those that are pinned beside the file."""
     from remerge.recipes.hub_models import HubModels, pins_path
     from remerge.recipes.pins import read_pins_file
 
-    here = partial(folder_in, options.models)
+    def here(text: str, revision: str | None) -> Path | None:
+        folder = folder_in(options.models, text, revision)
+        return folder if folder is None else plain.folder(folder)
+
     path = pins_path(options.config)
     if not path.is_file():
         return here

@@ -26,6 +26,7 @@ from remerge.commands.common import (
     add_vocabulary_options,
     build_options,
     parse_size,
+    plain_folders,
     tokenizer_choice,
 )
 
@@ -100,16 +101,20 @@ def run(options: argparse.Namespace) -> None:
     named = [_named(text, options) for text in options.donors]
     settings = build_options(options)
     base_label, *labels = distinct_labels([options.base, *(donor.folder for donor in named)])
-    base = open_checkpoint(options.base, base_label)
-    base, _ = in_state_dict_order(base)
     texts = [str(options.base), *(donor.folder for donor in named)]
     choice = tokenizer_choice(options, dict(zip(texts, [base_label, *labels], strict=True)))
-    companions, changes = companions_of(options.base), dict[str, Any]()
-    with mapping_folder(settings["scratch"]) as mapped:
+    with (
+        plain_folders(options, settings) as plain,
+        mapping_folder(settings["scratch"]) as mapped,
+    ):
+        base_folder = plain.folder(options.base)
+        base, _ = in_state_dict_order(open_checkpoint(base_folder, base_label))
+        folders = [plain.folder(Path(donor.folder)) for donor in named]
+        companions, changes = companions_of(base_folder), dict[str, Any]()
         if choice is None:
             donors = [
                 open_donor(
-                    donor.folder,
+                    folder,
                     base,
                     density=donor.density,
                     weight=donor.weight,
@@ -117,12 +122,12 @@ def run(options: argparse.Namespace) -> None:
                     label=label,
                     mapped=mapped,
                 )
-                for donor, label in zip(named, labels, strict=True)
+                for donor, folder, label in zip(named, folders, labels, strict=True)
             ]
         else:
             ruled = [
-                under_rule(open_checkpoint(donor.folder, label), base, "one", mapped)
-                for donor, label in zip(named, labels, strict=True)
+                under_rule(open_checkpoint(folder, label), base, "one", mapped)
+                for folder, label in zip(folders, labels, strict=True)
             ]
             models = [base, *(each.model for each in ruled)]
             shared = with_one_vocabulary(models, choice, mapped)

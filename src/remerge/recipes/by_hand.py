@@ -84,7 +84,8 @@ def _folder(read: Input, graph: Graph, pins: Mapping[str, Pin]) -> str:
     if read.is_node:
         return f"{_OUT}/{read.name}"
     pin = pins.get(read.name)
-    if pin is not None and pin.path and not any(f.endswith(".bin") for f in pin.files or {}):
+    pickled = pin is not None and any(file.endswith(".bin") for file in pin.files or {})
+    if pin is not None and pin.path and not pin.dequantize and not pickled:
         return pin.path
     return f"{MODELS[graph.sources[read.name]]}/{read.name}"
 

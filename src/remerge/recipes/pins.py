@@ -47,6 +47,7 @@ class Pin(Table):
     select: list[str] | None = None
     files: dict[str, dict[str, Any]] | None = None
     config: dict[str, Any] | None = None
+    dequantize: bool = False
     licence: str | None = None
     expected_bytes: int | None = None
 
@@ -112,6 +113,7 @@ def digest(name: str, pin: Pin | None) -> str | None:
         "subfolder": source.subfolder,
         "config": source.config,
         "files": {file: [entry.sha256, entry.size] for file, entry in source.files.items()},
+        **({"dequantize": True} if source.dequantize else {}),
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

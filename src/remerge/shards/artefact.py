@@ -84,9 +84,10 @@ _CONFIG_NOISE = (
     "auto_map",
     "torch_dtype",
     "quantization_config",
+    "compression_config",
 )
 #: Entries that nested parts of config.json lose: the type is written anew, nothing is quantized.
-_NESTED_NOISE = ("torch_dtype", "quantization_config")
+_NESTED_NOISE = ("torch_dtype", "quantization_config", "compression_config")
 
 #: In a folder of work in progress: the path of what it is to become.
 _TARGET = "target"

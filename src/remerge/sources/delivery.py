@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from remerge.sources.pickles import open_pickle
 from remerge.sources.pinned import Source
+from remerge.tensors.checkpoint import raw_bytes
 from remerge.tensors.safetensors import TensorInfo, read_header
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class SourceFiles(Protocol):
 
     def header(self, name: str) -> dict[str, TensorInfo]:
         """Names, types and shapes of the tensors in a weight file; offsets mean nothing."""
+
+    def values(self, name: str, tensors: Sequence[str]) -> dict[str, bytes]:
+        """The bytes of small tensors in a weight file; believed until the file is taken."""
 
     def expect(self, names: Sequence[str]) -> None:
         """Say which large files will be taken, in order, so that they may come early."""
@@ -82,3 +86,12 @@ def read_tensor_table(path: Path, name: str) -> dict[str, TensorInfo]:
         tensor: TensorInfo(tensor, info.dtype, info.shape, path, 0, info.nbytes)
         for tensor, info in open_pickle(path).items()
     }
+
+
+def read_values(path: Path, name: str, tensors: Sequence[str]) -> dict[str, bytes]:
+    """The bytes of tensors in a weight file at `path` that is called `name` in its source."""
+    if name.endswith(".safetensors"):
+        header = read_header(path)
+        return {tensor: raw_bytes(header[tensor]).tobytes() for tensor in tensors}
+    pickled = open_pickle(path)
+    return {tensor: pickled[tensor].bytes_u8().tobytes() for tensor in tensors}

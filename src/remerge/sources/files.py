@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from remerge.sources.delivery import Delivery, SourceFiles, read_tensor_table
+from remerge.sources.delivery import Delivery, SourceFiles, read_tensor_table, read_values
 from remerge.sources.identity import Identity, copy_verified, require_same, verified_identity
 from remerge.sources.pinned import Source, local_paths
 from remerge.tensors.safetensors import TensorInfo
@@ -62,6 +62,10 @@ class LocalFiles:
     def header(self, name: str) -> dict[str, TensorInfo]:
         """See SourceFiles."""
         return read_tensor_table(self._found(name), name)
+
+    def values(self, name: str, tensors: Sequence[str]) -> dict[str, bytes]:
+        """See SourceFiles."""
+        return read_values(self._found(name), name, tensors)
 
     def expect(self, names: Sequence[str]) -> None:
         """Nothing has to come."""

@@ -6,6 +6,7 @@ process finds them: an interrupted download goes on, and only `release` ends it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -21,12 +22,12 @@ from remerge.errors import CheckpointError, SourceError
 from remerge.files import disk_errors
 from remerge.progress import Bar, track
 from remerge.sources import cache
-from remerge.sources.delivery import Delivery, read_tensor_table
+from remerge.sources.delivery import Delivery, read_tensor_table, read_values
 from remerge.sources.download import download, received_bytes
 from remerge.sources.hub import Patience, RepoFile, repo_type, shown_endpoint
 from remerge.sources.identity import Identity, copy_verified, require_same, verified_identity
 from remerge.sources.pinned import Source
-from remerge.sources.remote import RangesUnsupported, remote_header
+from remerge.sources.remote import RangesUnsupported, remote_header, remote_values
 from remerge.tensors.safetensors import TensorInfo
 
 #: How often a waiting thread looks whether its work still stands.
@@ -93,6 +94,22 @@ class HubFiles:
                 "nothing of it can be checked before gigabytes move and no download can be resumed;"
                 " set HF_ENDPOINT to a hub or mirror that answers range requests"
             ) from None
+
+    def values(self, name: str, tensors: Sequence[str]) -> dict[str, bytes]:
+        """See SourceFiles. SourceError for a pickle that is not here."""
+        pin, remote = self.source.files[name], self._remote(name)
+        for here in (cache.find(remote), self._path(name)):
+            if here is not None and here.is_file() and here.stat().st_size == pin.size:
+                with contextlib.suppress(CheckpointError, KeyError):
+                    return read_values(here, name, tensors)
+        if not name.endswith(".safetensors"):
+            raise SourceError(
+                f"{self._where}: {name}: a quantized pickle can be dequantized only where it is on "
+                "this machine; name its folder as the path of the source"
+            )
+        header = self.header(name)
+        wanted = [header[tensor] for tensor in tensors]
+        return remote_values(remote, wanted, self._where, self._patience)
 
     def expect(self, names: Sequence[str]) -> None:
         """See SourceFiles. What was left of files that this source lists no more goes first."""

@@ -12,9 +12,9 @@ import hashlib
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from remerge.adapters.peft_config import CONFIG_NAME, check_adapter_config
 from remerge.adapters.peft_files import adapter_from_header
 from remerge.architectures.compatibility import Note, is_buffer
 from remerge.architectures.order import state_dict_order
-from remerge.errors import CheckpointError, RemergeError, SourceError, printable
+from remerge.errors import CheckpointError, NumericError, RemergeError, SourceError, printable
 from remerge.files import disk_errors, open_atomic, publish_folder, require_spaces
 from remerge.locks import sole_writer
 from remerge.ownership import own_folder
@@ -41,6 +41,8 @@ from remerge.sources.layouts import (
 )
 from remerge.sources.pickles import PickledTensor, open_pickle
 from remerge.sources.pinned import PinnedFile, Source, verify_file
+from remerge.sources.quantized.origin import Origin, Stored, copy_of
+from remerge.sources.quantized.reading import dequantized, require_plain, without_quantization
 from remerge.tensors.checkpoint import raw_bytes, read_index
 from remerge.tensors.json_files import json_text, read_json
 from remerge.tensors.layout import OutputTensor, Shard, plan_shards
@@ -56,18 +58,24 @@ _WAIT_S = 0.2
 
 @dataclass(frozen=True)
 class IntakePlan:
-    """Copies the tensors of a source, bytes unchanged, into our layout."""
+    """Copies the tensors of a source into our layout, dequantized where that was asked for.
+
+    origins  what each tensor is copied or computed from
+    """
 
     label: str
     source: Source
     supply: Supply
     shards: tuple[Shard, ...]
     notes: tuple[Note, ...]
+    origins: Mapping[str, Origin]
     unties: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """What was asked for, for manifest and resume key."""
-        return {"method": "fetch", "origin": self.source.origin, "config": self.source.config}
+        source = self.source
+        quantized = {"dequantize": True} if source.dequantize else {}
+        return {"method": "fetch", "origin": source.origin, "config": source.config, **quantized}
 
     def inputs(self) -> dict[str, dict[str, Any]]:
         """The pinned digests: they are what the result depends on."""
@@ -81,16 +89,38 @@ class IntakePlan:
         """Nothing that is known before: the files are still on their way."""
         return ()
 
+    def parts_of(self, tensor: OutputTensor) -> Iterable[str]:
+        """Names of the stored tensors that a tensor is made of."""
+        return self.origins[tensor.name].parts.values()
+
     def compute(self, tensor: OutputTensor) -> Chunks:
-        """Copy one tensor, as soon as the file that holds it is here."""
-        while (found := self.supply.open(tensor.name, _WAIT_S)) is None:
-            yield None
-        data = raw_bytes(found) if isinstance(found, TensorInfo) else found.bytes_u8()
-        for begin in range(0, data.size, 2 * CHUNK):
-            yield np.ascontiguousarray(data[begin : begin + 2 * CHUNK])
-        del found, data
-        self.supply.done(tensor.name)
+        """Copy or compute one tensor, as soon as the files that hold its parts are here."""
+        origin = self.origins[tensor.name]
+        parts = {}
+        for role, name in origin.parts.items():
+            while (found := self.supply.open(name, _WAIT_S)) is None:
+                yield None
+            data = raw_bytes(found) if isinstance(found, TensorInfo) else found.bytes_u8()
+            parts[role] = Stored(name, found.dtype, found.shape, data)
+            del found, data
+        if origin.compute is None:
+            data = parts[""].data
+            for begin in range(0, data.size, 2 * CHUNK):
+                yield np.ascontiguousarray(data[begin : begin + 2 * CHUNK])
+            del data
+        else:
+            yield from self._computed(origin, parts)
+        parts.clear()
+        for name in origin.parts.values():
+            self.supply.done(name)
         return {}
+
+    def _computed(self, origin: Origin, parts: Mapping[str, Stored]) -> Iterator[np.ndarray]:
+        """Its bytes; what is wrong with a part is said of this source."""
+        try:
+            yield from origin.chunks(parts)
+        except NumericError as error:
+            raise NumericError(f"source {self.source.name!r}: {error}") from None
 
 
 class Supply:
@@ -109,7 +139,7 @@ class Supply:
     def expect(self, plan: IntakePlan, scratch: Path | str) -> None:
         """Begin to bring what the plan still has to copy; ToolError if the disk cannot hold it."""
         tensors = unfinished_tensors(plan, scratch)
-        names = [self._table[tensor.name][0] for tensor in tensors]
+        names = [self._table[part][0] for tensor in tensors for part in plan.parts_of(tensor)]
         self._left = Counter(names)
         files = list(dict.fromkeys(names))
         room = self._files.space_for(files, self._files_together(plan))
@@ -119,7 +149,10 @@ class Supply:
 
     def _files_together(self, plan: IntakePlan) -> int:
         """How many files two neighbouring shards read: threads may be at work on both."""
-        read = [{self._table[tensor.name][0] for tensor in shard.tensors} for shard in plan.shards]
+        read = [
+            {self._table[part][0] for tensor in shard.tensors for part in plan.parts_of(tensor)}
+            for shard in plan.shards
+        ]
         return max((len(a | b) for a, b in zip(read, [*read[1:], set()], strict=True)), default=0)
 
     def open(self, tensor: str, seconds: float) -> Found | None:
@@ -174,6 +207,58 @@ def tensor_table(files: SourceFiles) -> tuple[dict[str, tuple[str, TensorInfo]],
     return table, strays
 
 
+@dataclass(frozen=True)
+class PlainTensors:
+    """What a model is kept as: its tensors, where each comes from, its config, and notes."""
+
+    tensors: dict[str, TensorInfo]
+    origins: dict[str, Origin]
+    config: dict[str, Any]
+    notes: list[Note]
+
+
+def plain_tensors(
+    files: SourceFiles, config: Mapping[str, Any], table: Mapping[str, tuple[str, TensorInfo]]
+) -> PlainTensors:
+    """The tensors that a source gives, as they are or dequantized, by headers alone.
+
+    config  its config.json, corrected
+    table   of `tensor_table`
+
+    CheckpointError for a quantized source that the recipe does not dequantize, and for one that
+    cannot be dequantized. Offsets of what is computed mean nothing.
+    """
+    source = files.source
+    where = f"source {source.name!r}"
+    stored = {name: info for name, (_, info) in table.items()}
+    if not source.dequantize:
+        advice = (
+            "set `dequantize: true` on it where it is pinned (conf/pins) to merge the values that "
+            "they stand for"
+        )
+        require_plain(where, config, stored, advice)
+        outputs = [OutputTensor(n, info.dtype, info.shape) for n, info in stored.items()]
+        origins = {tensor.name: copy_of(tensor) for tensor in outputs}
+        return PlainTensors(stored, origins, dict(config), [])
+
+    def values(names: list[str]) -> dict[str, bytes]:
+        by_file: dict[str, list[str]] = {}
+        for name in names:
+            by_file.setdefault(table[name][0], []).append(name)
+        return {k: v for file, own in by_file.items() for k, v in files.values(file, own).items()}
+
+    found = dequantized(where, config, stored, values)
+    tensors = {}
+    for name, origin in found.origins.items():
+        first = stored[next(iter(origin.parts.values()))]
+        made = origin.tensor
+        tensors[name] = replace(
+            first, name=name, dtype=made.dtype, shape=made.shape, nbytes=made.nbytes
+        )
+    notes = [Note(source.name, tensor, text) for tensor, text in found.notes]
+    return PlainTensors(tensors, found.origins, without_quantization(config), notes)
+
+
 def take_in_model(
     files: SourceFiles,
     out: Path | str,
@@ -184,9 +269,9 @@ def take_in_model(
 ) -> dict[str, Any]:
     """Write the model in `files` to the folder `out`; returns its manifest.
 
-    Weights keep their types; `inv_freq` buffers are dropped and stray weight files left aside, each
-    with a note in the manifest. Weight files are asked for one after the other, in the order in
-    which the shards need them.
+    Weights keep their types, unless they are dequantized. `inv_freq` buffers are dropped and stray
+    weight files left aside, each with a note in the manifest. Weight files are asked for one after
+    the other, in the order in which the shards need them.
     """
     source = files.source
     where = f"source {source.name!r}"
@@ -194,10 +279,13 @@ def take_in_model(
     table, strays = tensor_table(files)
     small = files.all(n for n in source.files if n in COMPANIONS)
     notes = [Note(source.name, name, "stray weight file, left aside") for name in strays]
-    buffers = [name for name, (_, info) in table.items() if is_buffer(name, info.shape)]
-    notes += [Note(source.name, name, "buffer, dropped") for name in buffers]
-    weights = {name: info for name, (_, info) in table.items() if name not in buffers}
     config = read_json(small["config.json"]) | source.config
+    plain = plain_tensors(files, config, table)
+    notes += plain.notes
+    config = plain.config
+    buffers = [name for name, info in plain.tensors.items() if is_buffer(name, info.shape)]
+    notes += [Note(source.name, name, "buffer, dropped") for name in buffers]
+    weights = {name: info for name, info in plain.tensors.items() if name not in buffers}
     check_layers(config, len(weights))
     order, known = state_dict_order(config, weights)
     if not known:
@@ -216,6 +304,7 @@ def take_in_model(
         supply=supply,
         shards=plan_shards(outputs, shard_bytes),
         notes=tuple(notes),
+        origins=plain.origins,
     )
     supply.expect(plan, scratch)
     return build(
@@ -264,6 +353,7 @@ def take_in_adapter(files: SourceFiles, out: Path | str, *, scratch: Path | str)
         supply=supply,
         shards=plan_shards(outputs, 2**62, stem="adapter_model"),
         notes=(),
+        origins={tensor.name: copy_of(tensor) for tensor in outputs},
     )
     supply.expect(plan, scratch)
     return build(

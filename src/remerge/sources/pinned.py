@@ -47,6 +47,7 @@ class _Entry(Table):
     select: list[str] | None = None
     files: dict[str, _Pin | None] | None = None
     config: dict[str, Any] | None = None
+    dequantize: bool = False
     licence: str | None = None
     expected_bytes: Annotated[int, Field(ge=0)] | None = None
     out: str | None = None
@@ -64,7 +65,8 @@ class PinnedFile:
 class Source:
     """A pinned source. `repo` and `revision`, or `path`; `subfolder` within either, or empty.
 
-    config  entries of the model's config.json that the recipe corrects
+    config      entries of the model's config.json that the recipe corrects
+    dequantize  whether its weights are quantized, and become plain ones on the way in
     """
 
     name: str
@@ -76,6 +78,7 @@ class Source:
     subfolder: str = ""
     licence: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    dequantize: bool = False
 
     @property
     def origin(self) -> str:
@@ -154,6 +157,8 @@ def _source(name: str, entry: _Entry) -> Source:
         _check_repo(where, repo, entry.revision)
     if not entry.files:
         raise SourceError(f"{where}: no files are pinned; run `remerge pin` to fill them in")
+    if entry.dequantize and entry.kind != "model":
+        raise SourceError(f"{where}: dequantize is for models; it is of kind {entry.kind}")
     if not path.isprintable():
         raise SourceError(f"{where}: {printable(path, 80)!r} is no path of a folder")
     if not subfolder.isprintable() or ".." in subfolder.split("/") or subfolder.startswith("/"):
@@ -175,6 +180,7 @@ def _source(name: str, entry: _Entry) -> Source:
         subfolder=subfolder,
         licence=entry.licence or "",
         config=dict(entry.config or {}),
+        dequantize=entry.dequantize,
     )
 
 

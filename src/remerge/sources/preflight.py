@@ -27,7 +27,7 @@ from remerge.architectures.compatibility import (
 from remerge.architectures.layout import is_language_of, laid_out_like
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.sources.delivery import SourceFiles
-from remerge.sources.intake import adapter_table, tensor_table
+from remerge.sources.intake import adapter_table, plain_tensors, tensor_table
 from remerge.sources.layouts import require_config
 from remerge.sources.pinned import Source
 from remerge.tensors.checkpoint import Checkpoint
@@ -76,14 +76,14 @@ def describe_model(files: SourceFiles) -> Described:
     require_config(source.files, source.kind, where)
     config = read_json(files.all(["config.json"])["config.json"]) | source.config
     table, _ = tensor_table(files)
-    tensors = {name: info for name, (_, info) in table.items()}
-    checkpoint = Checkpoint(source.name, Path(source.origin), tensors)
+    plain = plain_tensors(files, config, table)
+    checkpoint = Checkpoint(source.name, Path(source.origin), plain.tensors)
     weights, _ = weights_only(checkpoint)
     require_mergeable(checkpoint, weights)
     tokens = None
     if has_tokenizer(source.files):
         tokens = token_ids_of(files.all(n for n in NUMBERING if n in source.files), where)
-    return Described(checkpoint, weights, config, tokens)
+    return Described(checkpoint, weights, plain.config, tokens)
 
 
 def describe_adapter(files: SourceFiles) -> DescribedAdapter:

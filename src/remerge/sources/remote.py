@@ -14,6 +14,7 @@ import os
 import struct
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -46,6 +47,31 @@ def remote_header(
         return _pickle_header(file, size, scratch, patience)
     except HubError as error:
         raise explain(error, file.repo, file.revision, file.path, where) from None
+
+
+def remote_values(
+    file: RepoFile, tensors: Sequence[TensorInfo], where: str, patience: Patience
+) -> dict[str, bytes]:
+    """The bytes of small tensors of a remote safetensors file, neighbors in one request."""
+    spans: list[list[TensorInfo]] = []
+    for tensor in sorted(tensors, key=lambda each: each.offset):
+        near = spans and tensor.offset - (spans[-1][-1].offset + spans[-1][-1].nbytes) < _TAIL
+        if near and tensor.offset - spans[-1][0].offset < _SMALL_RECORD:
+            spans[-1].append(tensor)
+        else:
+            spans.append([tensor])
+    found = {}
+    try:
+        for span in spans:
+            start = span[0].offset
+            data = read_range(file, start, span[-1].offset + span[-1].nbytes, patience)
+            for tensor in span:
+                found[tensor.name] = data[tensor.offset - start :][: tensor.nbytes]
+    except HubError as error:
+        raise explain(error, file.repo, file.revision, file.path, where) from None
+    except RangesUnsupported:
+        raise SourceError(f"{where}: {file.where} cannot be read in parts") from None
+    return found
 
 
 def read_range(file: RepoFile, start: int, stop: int, patience: Patience) -> bytes:

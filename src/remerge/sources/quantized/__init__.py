@@ -1,0 +1,1 @@
+"""Quantized checkpoints, dequantized on the way in: see `reading`."""
