@@ -73,6 +73,11 @@ def test_a_wrong_override_does_not_compose(override: str, says: str) -> None:
     assert "\n" not in str(caught.value) and str(CONF) not in str(caught.value)
 
 
+def test_a_default_that_dvc_tracks_is_written_out() -> None:
+    params = yaml.safe_load(composed(["~recipe.shard_bytes"], CONF))
+    assert params["recipe"]["shard_bytes"] == 2_000_000_000
+
+
 def test_donors_that_all_weigh_nothing_are_refused() -> None:
     models = ("addition", "sorting", "lookup")
     overrides = [f"recipe.merges.p1.models.{name}.weight=0" for name in models]

@@ -116,6 +116,7 @@ def project(
         path = Path("scores") / name / "scores.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(model.result))
+        path.with_name("answers.json").write_text(json.dumps(model.answers))
         places[name] = str(path.parent)
     task = {"kind": "skill", "metric": "exact_match"}
     suite = {
@@ -130,7 +131,6 @@ def project(
         "eval": suite,
         "report": {
             "scores": places,
-            "answers": dict.fromkeys(places, UNUSED),
             "formats": {},
             "quants": {},
         },

@@ -33,6 +33,7 @@ from remerge.recipes.pins import read_pins
 from remerge.recipes.preflight import check_formats_here
 from remerge.recipes.schema import (
     Quantize,
+    Recipe,
     nearest_setting,
     pins_names,
     read_recipe,
@@ -217,6 +218,7 @@ def _load(loader: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig
             OmegaConf.update(config, key, value, merge=False, force_add=True)
         for key in dropped:
             _drop(config, key)
+        _fill(config)
         check_composed(config)
         written_and_derived(config, conf)
         _note_dropped(overrides)
@@ -277,6 +279,14 @@ def _drop(config: DictConfig, key: str) -> None:
             node = node._get_node(part)
     with open_dict(config):
         del node[last]
+
+
+def _fill(config: DictConfig) -> None:
+    """Write out the default that `dvc.yaml` tracks: DVC wants each parameter in the file."""
+    recipe = config.get("recipe")
+    if PROJECT not in config and isinstance(recipe, DictConfig) and "shard_bytes" not in recipe:
+        with open_dict(recipe):
+            recipe.shard_bytes = Recipe.model_fields["shard_bytes"].default
 
 
 def _missing(error: MissingConfigException, loader: ConfigLoaderImpl) -> str:
