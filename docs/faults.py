@@ -27,6 +27,7 @@ _GROUPS = (
     (90, "Others on the machine"),
     (100, "Tokenizers of formats"),
     (110, "Models that are run"),
+    (120, "Vocabularies, orders and quantized models"),
 )
 _HEAD = """\
 # Ways to fail and loads, each tried

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from remerge.errors import RecipeError
-from remerge.recipes.preflight import check_formats
-from remerge.recipes.schema import FormatSettings, Quantize
+from remerge.files import sha256_of
+from remerge.recipes.methods import GradientSection
+from remerge.recipes.preflight import check_formats, check_order_of_source
+from remerge.recipes.schema import FormatSettings, Quantize, read_recipe
 from remerge.recipes.tables import Item
+from remerge.sources.files import open_files
+from remerge.sources.pinned import parse_source
 from tests.pipeline.project import ROOT, Project
 from tests.quantize.conftest import save_llama
 
@@ -134,3 +140,29 @@ def test_plan_refuses_formats_of_a_local_base(project: Project) -> None:
 def test_composition_refuses_what_the_base_cannot_be(project: Project) -> None:
     out = project.run("remerge", "use", "smol", "quantize=[gptq_4bit_128g]", expect=1)
     assert out.startswith("error: ") and out.count("\n") == 1 and "gptq_4bit_128g" in out
+
+
+def test_gradient_over_tensors_of_unknown_order_is_refused(tmp_path: Path) -> None:
+    """Before a weight is downloaded, with the setting that would work."""
+    folder = save_llama(tmp_path / "base", num_hidden_layers=1)
+    config = json.loads((folder / "config.json").read_text())
+    recipe = read_recipe(yaml.safe_load(RECIPE)["recipe"])
+
+    def check(along: str, model_type: str) -> None:
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": model_type}))
+        files = {
+            path.name: {"sha256": sha256_of(path), "size": path.stat().st_size}
+            for path in folder.iterdir()
+        }
+        source = parse_source("base", {"kind": "model", "path": str(folder), "files": files})
+        section = GradientSection(
+            name="stheno", values=[0.0, 1.0], along=along, blend="all", containing=""
+        )
+        opened = partial(open_files, root=tmp_path, scratch=tmp_path)
+        check_order_of_source(recipe, section, opened, source)
+
+    check("tensors", "llama")
+    check("layers", "another")
+    says = r"merges.final: the order .* base 'base' is not known \(model_type another\)"
+    with pytest.raises(RecipeError, match=says):
+        check("tensors", "another")

@@ -16,8 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from remerge.errors import CheckpointError, SourceError
 from remerge.sources.files import open_files
-from remerge.sources.pinned import parse_sources
-from remerge.sources.preflight import Descriptions, check_source
+from remerge.sources.pinned import parse_source, parse_sources
+from remerge.sources.preflight import (
+    Descriptions,
+    check_against_base,
+    check_source,
+    describe_model,
+)
+from tests.architectures import models
 from tests.sources.conftest import HURRY
 from tests.sources.hub_server import HubServer, Repo, sha256_of, size_of
 
@@ -259,3 +265,21 @@ def test_a_branch_a_tag_or_a_short_id_is_no_revision(
     recipe["sources"]["donor"]["revision"] = revision
     with pytest.raises(SourceError, match="not a commit of 40 hexadecimal digits"):
         check(recipe, "base", tmp_path)
+
+
+def test_fused_and_separate_layouts_are_two_architectures(tmp_path: Path) -> None:
+    """phi3 stores qkv whole: without a layer of it read, another architecture is named."""
+    described = {}
+    for row in ("llama", "phi3"):
+        models.build(row).save_pretrained(tmp_path / row)
+        files = {
+            path.name: {"sha256": sha256_of(path), "size": path.stat().st_size}
+            for path in (tmp_path / row).iterdir()
+        }
+        source = parse_source(row, {"kind": "model", "path": row, "files": files})
+        with open_files(source, root=tmp_path, scratch=tmp_path) as opened:
+            described[row] = describe_model(opened)
+    for donor, base in (("phi3", "llama"), ("llama", "phi3")):
+        says = f"architecture is {donor}, the base's is {base}; it is not a fine-tune"
+        with pytest.raises(CheckpointError, match=says):
+            check_against_base(described[donor], described[base], [None])

@@ -190,8 +190,9 @@ def _exact(
     """Sizes by pins and headers, and why formats cannot be made; every source is checked."""
     from remerge.pins.budget import SourceSize
     from remerge.progress import track
-    from remerge.recipes.preflight import check_formats_of_source
-    from remerge.recipes.schema import Quantize, read_section
+    from remerge.recipes.methods import GradientSection
+    from remerge.recipes.preflight import check_formats_of_source, check_order_of_source
+    from remerge.recipes.schema import Quantize, read_recipe, read_section
     from remerge.recipes.tables import read_tables
     from remerge.sources.files import open_files
     from remerge.sources.pinned import parse_sources
@@ -220,6 +221,8 @@ def _exact(
         try:
             tables = read_tables(composed)
             base = sources[Path(tables.places.base).name]
+            section = read_section(GradientSection, composed, "gradient")
+            check_order_of_source(read_recipe(composed["recipe"]), section, opened, base)
             settings = read_section(Quantize, composed, "quantize")
             check_formats_of_source(tables, settings, opened, base)
         except RecipeError as error:

@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from remerge.errors import CheckpointError, RecipeError, RemergeError
+from remerge.architectures.order import state_dict_order
+from remerge.errors import CheckpointError, RecipeError, RemergeError, printable
+from remerge.recipes.methods import Gradient, GradientSection
 from remerge.recipes.pins import Pin, table_of
-from remerge.recipes.schema import Quantize
+from remerge.recipes.schema import Quantize, Recipe
 from remerge.recipes.tables import Item, Tables
 from remerge.sources.files import open_files
 from remerge.sources.intake import COMPANIONS
@@ -73,6 +75,39 @@ def check_formats_of_source(
         small = files.all(name for name in source.files if name in COMPANIONS)
         _write_outline(Path(folder), described, small)
         check_formats(tables.quantize_eval, settings, Path(folder), f"base {source.name!r}")
+
+
+def check_order_of_source(
+    recipe: Recipe, section: GradientSection, open_source: Open, source: Source
+) -> None:
+    """Refuse a gradient over tensors whose order nobody knows, by the small files of the base.
+
+    Args:
+        recipe: The recipe; its merges have the base's names and layout.
+        section: Defaults of its gradients.
+        open_source: Opens a source.
+        source: The base.
+
+    Raises:
+        RecipeError: Some gradient counts tensors, and the base's architecture is not known.
+    """
+    counting = [
+        name
+        for name, node in recipe.merges.items()
+        if isinstance(node, Gradient) and (node.along or section.along) == "tensors"
+    ]
+    if not counting:
+        return
+    with open_source(source) as files:
+        described = describe_model(files)
+    _, known = state_dict_order(described.config, described.weights)
+    if not known:
+        model_type = printable(described.config.get("model_type", "missing"), 40)
+        raise RecipeError(
+            f"recipe.merges.{counting[0]}: the order of the tensors of base {source.name!r} is not "
+            f"known (model_type {model_type}), so a gradient cannot count them; count layers: "
+            "-S gradient.along=layers"
+        )
 
 
 def check_formats_here(

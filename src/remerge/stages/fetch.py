@@ -8,7 +8,7 @@ from pathlib import Path
 from remerge.errors import RecipeError
 from remerge.recipes.described import described, pins_of
 from remerge.recipes.pins import digest
-from remerge.recipes.preflight import check_formats_of_source
+from remerge.recipes.preflight import check_formats_of_source, check_order_of_source
 from remerge.sources.delivery import Delivery
 from remerge.sources.files import open_files
 from remerge.sources.intake import take_in_adapter, take_in_dataset, take_in_model
@@ -36,6 +36,7 @@ def fetch(name: str) -> Path:
     open_source = partial(open_files, root=Path(), scratch=SCRATCH, delivery=delivery)
     check_source(name, recipe, sources, Descriptions(open_source))
     base = sources[Path(params.tables.places.base).name]
+    check_order_of_source(params.recipe, params.gradient, open_source, base)
     check_formats_of_source(params.tables, params.quantize, open_source, base)
     with open_source(source) as files:
         if source.kind == "adapter":
