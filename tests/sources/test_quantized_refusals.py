@@ -378,6 +378,14 @@ def test_plain_source_needs_no_dequantizing(tmp_path: Path) -> None:
     assert "quantization_config" not in json.loads((plain / "config.json").read_text())
 
 
+def test_only_scales_of_activations_are_dropped(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["fp8"], tmp_path)
+    kept, dropped = "model.layers.0.block_scale", "model.layers.0.self_attn.k_scale"
+    made.change_tensors(folder, lambda t: t.update({kept: torch.ones(1), dropped: torch.ones(1)}))
+    names = made.weights_of(made.taken_in(folder)).keys()
+    assert kept in names and dropped not in names
+
+
 def test_adapters_are_not_dequantized(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "adapter_config.json").write_text("{}")

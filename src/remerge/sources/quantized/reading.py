@@ -198,7 +198,7 @@ def dequantized(
             "none of its tensors is"
         )
     notes = [("", f"{len(origins)} tensors dequantized from {method} to {dtype}")]
-    dropped = [name for name in stock.left if name.rpartition(".")[2].endswith(_ACTIVATIONS)]
+    dropped = [name for name in stock.left if _is_of_activations(name)]
     notes += [(name, "scale of activations, dropped") for name in dropped]
     copies = [name for name in stock.left if name not in dropped]
     _check_copies(stock, copies, method)
@@ -240,6 +240,12 @@ def _read(
         f"{what}, or name the model that it was made from (fp8, fbgemm_fp8, compressed-tensors, "
         "bitsandbytes and mxfp4 can)"
     )
+
+
+def _is_of_activations(name: str) -> bool:
+    """Whether a tensor is a scale of activations, of a module or of experts in one tensor."""
+    last = name.rpartition(".")[2]
+    return last in _ACTIVATIONS or last.endswith(("_proj_activation_scale", "_proj_input_scale"))
 
 
 def _check_copies(stock: Stock, names: Iterable[str], method: str) -> None:
