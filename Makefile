@@ -62,10 +62,10 @@ verify: setup ## rebuild the commit twice in other surroundings and compare ever
 
 # Sources (which the recipe can fetch again) and baked donors stay here.
 push-models: setup ## send models, formats, scores and report to the remote, without sources
-	dvc push ties_p1 ties_p2 gradient quantize_eval report
+	dvc push ties_p1 ties_p2 gradient quantize_eval collect report
 
 pull-models: setup ## take what push-models sent
-	dvc pull ties_p1 ties_p2 gradient quantize_eval report
+	dvc pull ties_p1 ties_p2 gradient quantize_eval collect report
 
 train: setup ## train the embedded family again (the committed weights are what repro uses)
 	python -m embedded.train
@@ -125,7 +125,7 @@ nightly: setup-dev ## random searches that make test does not do; the seed is pr
 .PHONY: clean distclean
 
 clean: ## remove outputs, scratch and tool caches; keep .venv and the DVC cache
-	rm -rf models adapters baked merged quantized scores report scratch
+	rm -rf models adapters baked merged quantized scores collected report scratch
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,7 +1,7 @@
 """Write what names formats from their rows: `python docs/formats.py [--check]`, or `make formats`.
 
 The rows are in `src/remerge/quantize/*/formats.py`. From them come the options in `conf/quantize`
-and `conf/eval/quants`, the places of the report in `dvc.yaml` and the table in `docs/formats.md`.
+and `conf/eval/quants`, and the table in `docs/formats.md`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ def _belongs(form: Format, chosen: str) -> bool:
 
 
 def _set(name: str, comment: str) -> str:
-    rows = "".join(f"  - {form.name}\n" for form in FORMATS.values() if _belongs(form, name))
-    return f"# @package _global_\n# {comment}\ndefaults:\n{rows}"
+    rows = "".join(f"    {form.name}:\n" for form in FORMATS.values() if _belongs(form, name))
+    head = f"# @package _global_\n# {comment}\ndefaults: [settings]\n"
+    return f"{head}recipe:\n  formats:\n{rows}"
 
 
 def options() -> dict[str, str]:
@@ -45,14 +46,6 @@ def options() -> dict[str, str]:
             f"# @package _global_\nrecipe: {{formats: {{{name}: {{score: true}}}}}}\n"
         )
     return files
-
-
-def pipeline(text: str) -> str:
-    """`dvc.yaml` with a place of the report for each format and for its scores."""
-    for kind in ("formats", "quants"):
-        places = "".join(f"    - ${{report.{kind}.{name}}}\n" for name in FORMATS)
-        text = re.sub(rf"(    - \$\{{report\.{kind}\.\w+\}}\n)+", places, text)
-    return text
 
 
 def table() -> str:
@@ -74,7 +67,6 @@ def document(text: str) -> str:
 def written(root: Path) -> dict[str, str]:
     """Everything that follows from the rows, by its path."""
     files = options()
-    files["dvc.yaml"] = pipeline((root / "dvc.yaml").read_text())
     files["docs/formats.md"] = document((root / "docs" / "formats.md").read_text())
     return files
 

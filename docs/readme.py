@@ -27,7 +27,8 @@ def picture() -> str:
         edge = (source.partition("@")[0], target.partition("@")[0])
         if edge not in edges and edge[0] != edge[1]:
             edges.append(edge)
-    order = ["fetch", "bake_loras", "ties_p1", "ties_p2", "gradient", "quantize_eval", "report"]
+    merging = ["fetch", "bake_loras", "ties_p1", "ties_p2", "gradient"]
+    order = [*merging, "quantize_eval", "collect", "report"]
     edges.sort(key=lambda edge: (order.index(edge[0]), order.index(edge[1])))
     return "\n".join(["```mermaid", "flowchart LR", *(f"  {a} --> {b}" for a, b in edges), "```"])
 

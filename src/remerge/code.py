@@ -17,7 +17,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 
 #: Decide no byte of any artefact: messages, progress, the writing of files whose content is given,
-#: the life of a process, where units run, and recipes, whose values DVC tracks in params.yaml.
+#: the life of a process, where units run, and recipes, whose values DVC tracks in params.yaml, with
+#: the stages that only hand them on.
 #: `__init__.py` files only name what a folder holds.
 NEUTRAL = (
     "cli.py",
@@ -38,9 +39,12 @@ NEUTRAL = (
     "schema.py",
     "stages/composed.py",
     "stages/composition.py",
+    "stages/evaluate.py",
     "stages/guard.py",
     "stages/params.py",
     "stages/parent.py",
+    "stages/quantize.py",
+    "stages/quantize_eval.py",
     "stages/running.py",
     "stages/summary.py",
     "threads.py",
@@ -73,8 +77,9 @@ STAGES: dict[str, tuple[str, ...]] = {
         *_MERGE,
         "stages/gradient.py",
     ),
-    # Shared by all items; each adds its row of ITEMS and the module of its kind.
-    "quantize_eval": ("kernels", "tensors", "vocabulary", "stages/quantize_eval.py"),
+    # Shared by all items; each adds its row of ITEMS.
+    "quantize_eval": ("kernels", "tensors", "vocabulary"),
+    "collect": ("report/collected.py", "tensors", "stages/collect.py"),
 }
 
 #: What an item of `quantize_eval` runs besides, by kind or container.

@@ -54,15 +54,10 @@ def closure(module: str) -> set[str]:
     return {path.relative_to(SRC.parent).as_posix() for path in files}
 
 
-def kind_of(name: str) -> str:
-    """The module of the stage that runs the items of `name`: a kind, or a container of formats."""
-    return ITEMS[name][0].partition("/")[0]
-
-
 def item_closure(name: str) -> set[str]:
     """What the items of one kind or container run: the stage, the kind's module, its folder."""
     own = ITEMS[name][0]
     folder = f"remerge.{own.replace('/', '.')}"
     modules = [f"{folder}.{path.stem}" for path in (SRC / "remerge" / own).glob("*.py")]
-    modules += ["remerge.stages.quantize_eval", f"remerge.stages.{kind_of(name)}"]
+    modules.append(f"remerge.stages.{'evaluate' if name == 'evaluate' else 'quantize'}")
     return set().union(*(closure(module) for module in modules))

@@ -32,13 +32,18 @@ def as_built(project: Project) -> None:
 
 def test_another_format_is_made_alone(project: Project) -> None:
     three = "quantize=[gguf_q8_0,gptq_4bit_128g,ggml_q4_0]"
-    assert project.experiment(three, UNMEASURED) == ["quantize_eval@ggml_q4_0", "report"]
+    assert project.experiment(three, UNMEASURED) == [
+        "quantize_eval@ggml_q4_0",
+        "collect@c1",
+        "report",
+    ]
 
 
 def test_another_calibration_text_makes_gptq_again(project: Project) -> None:
     other = "quantize.calibration=embedded/README.md"
     assert project.experiment(TWO, UNMEASURED, other) == [
         "quantize_eval@gptq_4bit_128g",
+        "collect@c1",
         "report",
     ]
 

@@ -18,7 +18,7 @@ def committed() -> tuple[Any, dict[str, Any]]:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())
     for entry in lock["stages"].values():
-        tracked = entry["params"]["params.yaml"]
+        tracked = entry.get("params", {}).get("params.yaml", {})
         for key in tracked:
             value: Any = params
             for part in key.split("."):
@@ -42,7 +42,8 @@ def test_density_runs_both_parts_and_what_follows(committed: tuple[Any, dict[str
     assert {"ties_p1", "ties_p2", "gradient", "report"} <= set(names)
     scores = {name for name in names if "@score_" in name}
     assert scores == {f"quantize_eval@score_{label}" for label in ("p1", "p2", "final")}
-    formats = [key for key, item in params["quantize_eval"].items() if item["kind"] == "quantize"]
+    items = params["quantize_eval"].items()
+    formats = [key for key, item in items if item["section"] != "digests.eval"]
     assert {f"quantize_eval@{key}" for key in formats} <= set(names)
 
 
@@ -58,8 +59,9 @@ def test_one_source_runs_its_fetch_and_its_part(committed: tuple[Any, dict[str, 
 def test_new_format_runs_alone_with_the_report(committed: tuple[Any, dict[str, Any]]) -> None:
     lock, params = committed
     changed = copy.deepcopy(params)
-    changed["quantize_eval"]["gguf_new"] = {"kind": "quantize"}
-    assert affected(lock, changed) == ["quantize_eval@gguf_new", "report"]
+    changed["quantize_eval"]["gguf_new"] = {"reads": "merged/final"}
+    changed["collect"]["c1"]["folders"]["d24"] = "quantized/gguf_new"
+    assert affected(lock, changed) == ["quantize_eval@gguf_new", "collect@c1", "report"]
 
 
 def test_lock_that_is_none_runs_all(committed: tuple[Any, dict[str, Any]]) -> None:

@@ -83,7 +83,7 @@ PARAMS: dict[str, Any] = {
             "kind": "quantize",
             "reads": "merged/final",
             "data": "embedded/calibration.txt",
-            "text": "embedded/evaluation",
+            "also": "embedded/evaluation",
             "out": "quantized/gguf",
         },
     },

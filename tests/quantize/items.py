@@ -17,9 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def item(container: str, model: Path, out: Path) -> Item:
     """An item; `params.yaml` itself allows no folder outside of the project."""
-    return Item.model_construct(
-        kind="quantize", section=f"quantize.{container}", reads=str(model), out=str(out)
-    )
+    return Item.model_construct(section=f"digests.{container}", reads=str(model), out=str(out))
 
 
 def with_settings(

@@ -97,12 +97,11 @@ def test_recipe_tags_describe_gguf_items_alone() -> None:
     params = yaml.safe_load(Path("params.yaml").read_text())
     written = {key: params[key] for key in WRITTEN}
     written["recipe"] = {**params["recipe"], "tags": ["merge"]}
-    items = derive(written, pins_of(params))["quantize_eval"]
-    assert items["gguf_q8_0"]["description"] == {"license": "cc0-1.0", "tags": ["merge"]}
-    assert "description" not in items["ggml_q8_0"]
-    assert "description" not in derive(
-        {**written, "recipe": params["recipe"]}, pins_of(params)
-    )["quantize_eval"]["gguf_q8_0"]  # fmt: skip
+    derived = derive(written, pins_of(params))
+    assert derived["description"] == {"license": "cc0-1.0", "tags": ["merge"]}
+    assert params["description"] == {}
+    same = {key for key, digest in params["digests"].items() if derived["digests"][key] == digest}
+    assert same == {"eval", "ggml", "gptq"}
 
 
 def test_llama_cpp_stops_at_every_end_of_text(

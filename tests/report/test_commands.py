@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from remerge.quantize.formats import FORMATS
+from remerge.recipes.described import described, pins_of
 from remerge.recipes.tables import UNUSED
 from remerge.report.build import Build
 from remerge.report.card import card
@@ -73,21 +75,35 @@ def test_the_printed_command_composes_to_the_parameters(
     assert without_record(params_of(*words[4::2])) == without_record(params)
 
 
-@pytest.mark.parametrize("place", params_of()["report"]["formats"])
-def test_every_format_can_be_scored_in_its_own_runtime(place: str) -> None:
-    params = params_of("quantize=all", f"+eval/quants=[{place}]")
-    out = params["report"]["quants"][place]
-    (item,) = (e for e in params["quantize_eval"].values() if e["out"] == out)
-    assert (item["kind"], item["reads"]) == ("evaluate", params["report"]["formats"][place])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_can_be_scored_in_its_own_runtime(name: str) -> None:
+    params = params_of("quantize=all", f"+eval/quants=[{name}]")
+    found = described(params, pins_of(params))["report"]
+    assert found["quants"] == {name: f"scores/{name}"}
+    assert set(found["formats"]) == set(FORMATS)
+    item = params["quantize_eval"][f"score_{name}"]
+    assert (item["section"], item["reads"]) == ("digests.eval", found["formats"][name])
+
+
+@pytest.mark.parametrize("settings", [(), ("quantize=all",), ("quantize=none", "recipe.score=[]")])
+def test_every_format_and_score_is_collected(settings: tuple[str, ...]) -> None:
+    params = params_of(*settings)
+    collections = list(params["collect"].values())
+    read = [f for entry in collections for f in entry["folders"].values() if f != UNUSED]
+    assert read == [item["out"] for item in params["quantize_eval"].values()]
+    outs = [UNUSED, *(entry["out"] for entry in collections)]
+    assert [entry["after"] for entry in collections] == outs[:-1]
+    assert params["report"]["collected"] == outs[-1]
 
 
 def test_the_scored_recipe_scores_every_donor() -> None:
     params = params_of("recipe=stheno_l2_13b_scored")
     items = {item["out"]: item["reads"] for item in params["quantize_eval"].values()}
+    scores = described(params, pins_of(params))["report"]["scores"]
     for part in ("p1", "p2"):
         for place, folder in params["places"][part].items():
             if folder != UNUSED:
-                assert items[params["report"]["scores"][f"{part}_{place}"]] == folder
+                assert items[scores[f"{part}_{place}"]] == folder
 
 
 def test_a_build_of_unknown_overrides_is_rebuilt_as_it_stands(small_build: Build) -> None:

@@ -13,8 +13,10 @@ import pytest
 from remerge.errors import RecipeError
 from remerge.report.build import Build, Scored
 from remerge.report.card import card, metadata
-from remerge.report.collect import UNUSED, collect, metrics, results
+from remerge.report.collect import collect, metrics, results
+from remerge.report.collected import collect_folders
 from remerge.report.page import page
+from remerge.tensors.json_files import write_json
 from tests.report.test_page import Elements
 
 LIMIT_NOTE = "scored on the first 10 items of each task only: no number to publish"
@@ -100,6 +102,11 @@ def test_results_hold_what_was_lost_by_quantisation(small_build: Build) -> None:
     assert all("12.300" in text for text in told(small_build))
 
 
+def write_collected(places: dict[str, str]) -> None:
+    """What the stage collect writes."""
+    write_json(Path("collected.json"), collect_folders(map(Path, places.values())))
+
+
 @pytest.fixture
 def project(
     small_build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,7 +117,7 @@ def project(
         path = Path("merged") / part / "manifest.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(manifest))
-    places = dict.fromkeys(("base", "p1_d1", "p1", "p2", "final"), UNUSED)
+    places = {}
     for name in ("base", "final"):
         model = next(m for m in small_build.scored if m.name == name)
         path = Path("scores") / name / "scores.json"
@@ -118,6 +125,7 @@ def project(
         path.write_text(json.dumps(model.result))
         path.with_name("answers.json").write_text(json.dumps(model.answers))
         places[name] = str(path.parent)
+    write_collected(places)
     task = {"kind": "skill", "metric": "exact_match"}
     suite = {
         "suite": "skills",
@@ -129,11 +137,7 @@ def project(
         "ties": small_build.ties,
         "gradient": small_build.gradient,
         "eval": suite,
-        "report": {
-            "scores": places,
-            "formats": {},
-            "quants": {},
-        },
+        "report": {"scores": places, "formats": {}, "quants": {}, "collected": "collected.json"},
     }
 
 
@@ -149,6 +153,7 @@ def test_scores_made_in_two_ways_are_refused(
     result = json.loads(path.read_text())
     (result if key == "suite" else result["settings"])[key] = value
     path.write_text(json.dumps(result))
+    write_collected(params["report"]["scores"])
     with pytest.raises(RecipeError, match=f"base was scored with {key} {value}"):
         collect(params)
 

@@ -17,6 +17,8 @@ from remerge.errors import RecipeError
 from remerge.schema import nearest
 
 KINDS = ("skill", "lm_eval")
+#: What is reported of a task that names no metric.
+_METRICS = {"skill": "exact_match"}
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
@@ -29,7 +31,7 @@ class Benchmark:
     kind: `skill`, a file of {"prompt", "answer"} lines answered greedily up to a newline and
         counted by exact match, or `lm_eval`, a task that ships with lm-eval.
     data: the file (skill) or the folder (lm_eval) that holds the data set.
-    metric: the metric of the task that is reported.
+    metric: the metric of the task that is reported; of a skill, exact_match unless it says another.
     definition: the task's YAML inside `lm_eval/tasks`; `{subject}` stands for each of `subjects`.
     splits: name of a split to its file inside `data`; `{subject}` as above.
     subjects: where not empty, the task is run once a subject and the score is the plain mean of
@@ -127,7 +129,12 @@ def _inside(value: object, where: str) -> str:
     return path
 
 
-def _benchmark(name: str, values: Mapping[str, Any]) -> Benchmark:
+def _file_of(name: str, kind: object, data: object) -> str | None:
+    """Where the items of a skill lie in the folder `eval.data`, unless it says another file."""
+    return f"{data}/{name}.jsonl" if kind == "skill" and isinstance(data, str) and data else None
+
+
+def _benchmark(name: str, values: Mapping[str, Any], suite: Mapping[str, Any]) -> Benchmark:
     where = f"tasks.{name}"
     _text(name, where, _NAME)
     _known(
@@ -145,7 +152,7 @@ def _benchmark(name: str, values: Mapping[str, Any]) -> Benchmark:
         },
         f"{where}.",
     )
-    kind = values.get("kind")
+    kind = values.get("kind", "skill")
     if kind not in KINDS:
         raise _wrong(f"{where}.kind", f"expected one of {', '.join(KINDS)}, found {kind!r}")
     splits = _mapping(values.get("splits"), f"{where}.splits")
@@ -157,8 +164,10 @@ def _benchmark(name: str, values: Mapping[str, Any]) -> Benchmark:
     benchmark = Benchmark(
         name=name,
         kind=kind,
-        data=Path(_text(values.get("data"), f"{where}.data")),
-        metric=_text(values.get("metric"), f"{where}.metric", _NAME),
+        data=Path(
+            _text(values.get("data", _file_of(name, kind, suite.get("data"))), f"{where}.data")
+        ),
+        metric=_text(values.get("metric", _METRICS.get(kind)), f"{where}.metric", _NAME),
         few_shot=_whole(values.get("few_shot", 0), f"{where}.few_shot", 0),
         definition=str(values.get("definition") or ""),
         splits={
@@ -167,7 +176,11 @@ def _benchmark(name: str, values: Mapping[str, Any]) -> Benchmark:
         },
         subjects=tuple(_text(s, f"{where}.subjects", _NAME) for s in subjects),
         answer_filter=_text(values.get("answer_filter", "none"), f"{where}.answer_filter", _NAME),
-        max_new_tokens=_whole(values.get("max_new_tokens", 32), f"{where}.max_new_tokens", 1),
+        max_new_tokens=_whole(
+            values.get("max_new_tokens", suite.get("max_new_tokens", 32)),
+            f"{where}.max_new_tokens",
+            1,
+        ),
     )
     if kind == "lm_eval":
         _inside(benchmark.definition, f"{where}.definition")
@@ -194,9 +207,9 @@ def _published(values: Mapping[str, Any], names: set[str]) -> dict[str, dict[str
 def suite_from_params(values: Mapping[str, Any]) -> Suite:
     """Check the `eval` part of the parameters and return it as a Suite.
 
-    `data`, the folder that holds all data of the suite, is for the pipeline's dependencies and
-    passed over: each task names its own. Raises RecipeError with the place of the first thing that
-    is wrong.
+    `data` is the folder that holds all data of the suite; a task may name a place of its own, and a
+    skill lies in `NAME.jsonl` if it names none. `max_new_tokens` is that of skills that give none.
+    Raises RecipeError with the place of the first thing that is wrong.
     """
     _known(
         values,
@@ -214,6 +227,7 @@ def suite_from_params(values: Mapping[str, Any]) -> Suite:
             "tolerance",
             "notes",
             "data",
+            "max_new_tokens",
         },
         "",
     )
@@ -221,7 +235,7 @@ def suite_from_params(values: Mapping[str, Any]) -> Suite:
     if not tasks:
         raise _wrong("tasks", "a suite needs at least one task")
     benchmarks = tuple(
-        _benchmark(name, _mapping(task, f"tasks.{name}")) for name, task in tasks.items()
+        _benchmark(name, _mapping(task, f"tasks.{name}"), values) for name, task in tasks.items()
     )
     for benchmark in benchmarks:
         if benchmark.name == "average":

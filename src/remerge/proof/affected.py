@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: Sections of the parameters with an item a stage.
-_ITEMS = ("fetch", "bake_loras", "quantize_eval")
+_ITEMS = ("fetch", "bake_loras", "quantize_eval", "collect")
 _SINGLE = ("ties_p1", "ties_p2", "gradient", "report")
 _MISSING = object()
 
@@ -32,7 +32,9 @@ def affected(lock: Any, params: Mapping[str, Any]) -> list[str]:
     stages = lock.get("stages") if isinstance(lock, Mapping) else None
     known = stages if isinstance(stages, Mapping) else {}
     names = stages_of(params)
-    running = {name for name in names if _changed(known.get(name), params)}
+    running = {
+        name for name in names if _changed(known.get(name), params) or _moved(name, known, params)
+    }
     made = {
         path: name
         for name, entry in known.items()
@@ -50,8 +52,10 @@ def affected(lock: Any, params: Mapping[str, Any]) -> list[str]:
 
 def stages_of(params: Mapping[str, Any]) -> list[str]:
     """All stages of some parameters, in the order of the pipeline."""
-    fetch, bake, items = ([f"{s}@{key}" for key in params.get(s) or {}] for s in _ITEMS)
-    return [*fetch, *bake, *_SINGLE[:3], *items, _SINGLE[3]]
+    fetch, bake, items, collections = (
+        [f"{s}@{key}" for key in params.get(s) or {}] for s in _ITEMS
+    )
+    return [*fetch, *bake, *_SINGLE[:3], *items, *collections, _SINGLE[3]]
 
 
 def in_words(names: list[str], total: int) -> str:
@@ -75,6 +79,20 @@ def _changed(entry: Any, params: Mapping[str, Any]) -> bool:
         return True
     tracked = (entry.get("params") or {}).get("params.yaml") or {}
     return any(_value(params, key) != value for key, value in tracked.items())
+
+
+def _moved(name: str, known: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
+    """Whether a stage reads other folders than at its last run; its paths are no parameters."""
+    stage, _, key = name.partition("@")
+    if name == "report":
+        read = {params["report"]["collected"]}
+    elif stage == "quantize_eval":
+        read = {params[stage][key]["reads"]}
+    elif stage == "collect":
+        read = {params[stage][key]["after"], *params[stage][key]["folders"].values()}
+    else:
+        return False
+    return not read <= set(_paths(known.get(name) or {}, "deps"))
 
 
 def _value(params: Mapping[str, Any], key: str) -> Any:

@@ -79,21 +79,27 @@ def read_lineage(
     params: Mapping[str, Any],
     *,
     materials: Mapping[str, str],
+    collected: Mapping[str, Mapping[str, Any]] | None = None,
     threads: int | None = None,
 ) -> Lineage:
     """Read manifests, and digest every file of the artefacts, under `root`.
 
+    `collected` has both of folders that need not be read again (`report.collected`).
     CheckpointError if a folder that the parameters name was not built.
     """
     root = Path(root)
     made_of = graph(params)
+    known = collected or {}
     sources = {source["out"] for source in params["recipe"]["sources"].values()}
     published = [n for n in made_of if n == FINAL or n.startswith("quantized/")]
     between = [n for n in made_of if n not in sources and n not in published]
     return Lineage(
         params=dict(params),
         artefacts=tuple(
-            _read(root, n, made_of[n], digest_files(root / n, threads)) for n in published
+            Artefact(n, known[n]["stated"], dict(known[n]["files"]), made_of[n])
+            if n in known
+            else _read(root, n, made_of[n], digest_files(root / n, threads))
+            for n in published
         ),
         stages=tuple(_read(root, n, made_of[n], {}) for n in between),
         materials=dict(sorted(materials.items())),
@@ -131,8 +137,8 @@ def read_materials(root: Path | str, params: Mapping[str, Any]) -> dict[str, str
     read = {
         Path(entry[key])
         for entry in (params.get("quantize_eval") or {}).values()
-        for key in ("data", "text")
-        if entry.get(key)
+        for key in ("data", "also")
+        if entry.get(key) and not entry[key].startswith("src/")
     }
     paths = {Path(name) for name in _LOCKS}
     paths |= {path.relative_to(root) for path in (root / "src").rglob("*") if path.suffix in _CODE}

@@ -4,12 +4,15 @@
 {'base': 'models/base', 'chronos': 'models/chronos', …}
 
 Nothing of this is written by hand: where sources lie, what is baked, the places of the parts, the
-items of quantize_eval, the places of the report. What the result does not reach is in no table.
+items of quantize_eval, what is collected of them for the report. What the result does not reach is
+in no table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,12 +33,22 @@ from remerge.recipes.schema import (
     read_recipe,
     read_section,
 )
-from remerge.recipes.tables import FINAL, MODELS, PARTS, PLACES, UNUSED
+from remerge.recipes.tables import COLLECTED, FINAL, MODELS, PARTS, PLACES, UNUSED
 from remerge.schema import nearest, shown
 
 #: What a person writes; the rest of `params.yaml` is derived from it.
 WRITTEN = ("recipe", "ties", "gradient", "eval", "quantize", "execution")
-DERIVED = ("pins", "fetch", "bake_loras", "places", "quantize_eval", "report")
+DERIVED = (
+    "pins",
+    "fetch",
+    "bake_loras",
+    "places",
+    "quantize_eval",
+    "digests",
+    "description",
+    "collect",
+    "report",
+)
 #: What a node may say that the stages of this repository do not do.
 _OF_PROJECTS = ("slices", "modules", "dtype", "tokenizer", "chat_template", "fuse")
 _SHAPE = "this repository builds two TIES parts p1 and p2 and a gradient merge of both"
@@ -86,11 +99,10 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
     data = str(evaluation.get("data") or UNUSED)
     quants = [name for name, use in formats.items() if use.score]
     described = _description(recipe, graph, pins)
-    items: dict[str, Any] = {name: _format_item(name, settings, described) for name in formats}
+    items: dict[str, Any] = {name: _format_item(name, settings) for name in formats}
     for label, folder in {**scored, **{name: f"quantized/{name}" for name in quants}}.items():
-        items[f"score_{label}"] = _item("evaluate", "evaluate", "eval", folder, data, data) | {
-            "out": f"scores/{label}"
-        }
+        items[f"score_{label}"] = _item("evaluate", "eval", folder, data, f"scores/{label}")
+    collections = _collections([item["out"] for item in items.values()])
     ordered = sorted(name for name in sources)
     return {
         "pins": {name: digest(name, pins.get(name)) for name in ordered},
@@ -108,11 +120,12 @@ def derive(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, Any]
             **{part: _places(list(parts[part].values())) for part in PARTS},
         },
         "quantize_eval": items,
+        "digests": _digests(settings, evaluation, described),
+        "description": described,
+        "collect": collections,
         "report": {
             "data": data if scored or quants else UNUSED,
-            "scores": _score_places(parts, scored),
-            "formats": {n: f"quantized/{n}" if n in formats else UNUSED for n in FORMATS},
-            "quants": {n: f"scores/{n}" if n in quants else UNUSED for n in FORMATS},
+            "collected": [UNUSED, *(entry["out"] for entry in collections.values())][-1],
         },
     }
 
@@ -230,17 +243,32 @@ def _scored(recipe: Recipe, graph: Graph) -> dict[str, str]:
     return {name: folder for name, folder in known.items() if name in recipe.score}
 
 
-def _score_places(
-    parts: Mapping[str, Mapping[str, str]], scored: Mapping[str, str]
+def _collections(outs: Sequence[str]) -> dict[str, Any]:
+    """Items of collect, each with what the one before it collected: DVC takes no list of deps."""
+    found: dict[str, Any] = {}
+    after = UNUSED
+    for number, start in enumerate(range(0, len(outs), COLLECTED), 1):
+        folders = list(outs[start : start + COLLECTED])
+        folders += [UNUSED] * (COLLECTED - len(folders))
+        out = f"collected/{number}.json"
+        places = {f"d{i}": folder for i, folder in enumerate(folders, 1)}
+        found[f"c{number}"] = {"after": after, "folders": places, "out": out}
+        after = out
+    return found
+
+
+def _digests(
+    settings: Quantize, evaluation: Mapping[str, Any], described: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Where the report finds the scores of base, donors, parts and result."""
-    labels: dict[str, str | None] = {"base": "base"}
-    for part in PARTS:
-        names = list(parts[part])
-        labels |= {f"{part}_d{i + 1}": names[i] if i < len(names) else None for i in range(PLACES)}
-    labels |= {name: name for name in (*PARTS, "final")}
+    """SHA-256 of what items read; published scores are only compared with."""
+    read: dict[str, Any] = {
+        name: getattr(settings, name).model_dump() for name in ("gguf", "ggml", "gptq")
+    }
+    read["gguf"]["description"] = dict(described)
+    read["eval"] = {k: v for k, v in evaluation.items() if k not in ("published", "tolerance")}
     return {
-        place: f"scores/{label}" if label in scored else UNUSED for place, label in labels.items()
+        name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        for name, value in read.items()
     }
 
 
@@ -274,33 +302,24 @@ def _description(recipe: Recipe, graph: Graph, pins: Mapping[str, Pin]) -> dict[
     return {key: value for key, value in known.items() if value}
 
 
-def _format_item(name: str, settings: Quantize, described: dict[str, Any]) -> dict[str, Any]:
+def _format_item(name: str, settings: Quantize) -> dict[str, str]:
     container = FORMATS[name].container
     own = getattr(settings, container)
-    item = _item(
-        "quantize",
-        container,
-        f"quantize.{container}",
-        FINAL,
-        own.texts,
-        own.calibration or own.texts,
-    )
-    stated = {"description": described} if described and container == "gguf" else {}
-    return item | {"out": f"quantized/{name}"} | stated
+    item = _item(container, container, FINAL, own.texts, f"quantized/{name}")
+    return item | ({"also": own.calibration} if own.calibration else {})
 
 
-def _item(kind: str, code: str, section: str, reads: str, data: str, text: str) -> dict[str, str]:
+def _item(code: str, section: str, reads: str, data: str, out: str) -> dict[str, str]:
     # DVC wants a path for each dependency: what an item has fewer of is named again.
-    own, core, blocks = (*ITEMS[code], ITEMS[code][-1])[:3]
+    own, core, also = (f"src/remerge/{path}" for path in (*ITEMS[code], ITEMS[code][-1])[:3])
     return {
-        "kind": kind,
-        "section": section,
+        "section": f"digests.{section}",
         "reads": reads,
         "data": data,
-        "text": text,
         "own": own,
         "core": core,
-        "blocks": blocks,
+        "also": also,
+        "out": out,
     }
 
 

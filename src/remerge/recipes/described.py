@@ -13,7 +13,7 @@ from typing import Any
 from remerge.errors import RecipeError
 from remerge.recipes.pins import FOLDER, Pin, read_pins, table_of
 from remerge.recipes.schema import Recipe, is_path, pins_names, read_recipe
-from remerge.recipes.tables import PARTS, UNUSED, read_tables
+from remerge.recipes.tables import FINAL, PARTS, UNUSED, Tables, read_tables
 
 _KEPT = ("name", "title", "titles", "prompt", "dtype", "shard_bytes", "licence", "assumptions")
 
@@ -49,18 +49,39 @@ def described(params: Mapping[str, Any], pins: Mapping[str, Pin]) -> dict[str, A
     }
     table["loras"] = {name: entry.model_dump() for name, entry in tables.bake_loras.items()}
     table["parts"] = {part: _part(recipe, part, tables.places.models(part)) for part in PARTS}
-    report = tables.report.model_dump()
+    items = tables.quantize_eval
     return {
         **{key: value for key, value in params.items() if key not in _DERIVED},
         "recipe": table,
         "quantize_eval": {
-            n: e.model_dump(exclude_none=True) for n, e in tables.quantize_eval.items()
+            name: {"kind": entry.kind, **entry.model_dump()} for name, entry in items.items()
         },
-        "report": {**report, "data": {"evaluation": report["data"]}},
+        "report": {
+            "data": {"evaluation": tables.report.data},
+            "collected": tables.report.collected,
+            "scores": _score_places(tables),
+            "formats": {n: entry.out for n, entry in items.items() if entry.kind == "quantize"},
+            "quants": {
+                entry.out.partition("/")[2]: entry.out
+                for entry in items.values()
+                if entry.kind == "evaluate" and entry.reads.startswith("quantized/")
+            },
+        },
     }
 
 
-_DERIVED = ("pins", "fetch", "bake_loras", "places")
+_DERIVED = ("pins", "fetch", "bake_loras", "places", "digests", "description", "collect")
+
+
+def _score_places(tables: Tables) -> dict[str, str]:
+    """Where the scores of base, donors, parts and result lie, of those that are scored."""
+    scored = {e.reads: e.out for e in tables.quantize_eval.values() if e.kind == "evaluate"}
+    models = {"base": tables.places.base}
+    for part in PARTS:
+        folders = tables.places.models(part)
+        models |= {f"{part}_d{i}": folder for i, folder in enumerate(folders, 1)}
+    models |= {part: f"merged/{part}" for part in PARTS} | {"final": FINAL}
+    return {place: scored[folder] for place, folder in models.items() if folder in scored}
 
 
 def _entry(name: str, out: str, recipe: Recipe, pins: Mapping[str, Pin]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def check_formats_here(
 
 
 def _check(name: str, item: Item, settings: Quantize, model: Path) -> None:
-    own = getattr(settings, item.section.partition(".")[2])
+    own = getattr(settings, item.container)
     # By name: a stage that refuses early does not depend on the code that writes formats.
     produce = importlib.import_module("remerge.quantize.core.produce")
     calibration = Path(own.calibration) if own.calibration else None
@@ -152,7 +152,7 @@ def _check(name: str, item: Item, settings: Quantize, model: Path) -> None:
     if own.measure:
         texts = sorted(Path(own.texts).glob("*.jsonl"))
         if not texts:
-            raise RecipeError(f"{item.section}.texts: {own.texts} holds no .jsonl file")
+            raise RecipeError(f"quantize.{item.container}.texts: {own.texts} holds no .jsonl file")
         quality = importlib.import_module("remerge.quantize.core.perplexity")
         try:
             quality.check_measurable(model, texts)

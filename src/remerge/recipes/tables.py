@@ -18,6 +18,8 @@ from remerge.schema import Table, read_table, shown
 
 #: Places for the models of a part in this project's `dvc.yaml`.
 PLACES = 8
+#: Places for folders in an item of `collect`.
+COLLECTED = 24
 #: What an unused place points at, since DVC wants a path for each dependency.
 UNUSED = "conf/recipe/unused"
 PARTS = ("p1", "p2")
@@ -26,6 +28,7 @@ FINAL = "merged/final"
 MODELS = {"model": "models", "adapter": "adapters", "dataset": "datasets"}
 _MADE = re.compile(
     r"(models|adapters|datasets|baked|merged|quantized|scores)/[A-Za-z0-9_][A-Za-z0-9_-]*"
+    r"|collected/[0-9]+\.json"
 )
 
 
@@ -47,29 +50,43 @@ class BakeItem(Table):
 
 
 class Item(Table):
-    """An item of quantize_eval.
+    """An item of quantize_eval, with all that it depends on.
 
     Attributes:
-        kind: The module of the stage that makes it.
-        section: The section of the parameters that it reads.
+        section: The digest of the parameters that it reads: `digests.eval`, or of a container.
         reads: The folder of its model.
         data: The folder of its evaluation data.
-        text: The text that it is calibrated on, or `data` again.
-        own: The folder of code that it runs, as are `core` and `blocks`.
+        own: The folder of code of its kind or container.
+        core: More code.
+        also: More code; for what is calibrated, the text.
         out: The folder that it makes.
-        description: What a format's file says of the model: license, base models, tags.
     """
 
-    kind: Literal["quantize", "evaluate"]
-    section: Literal["eval", "quantize.gguf", "quantize.ggml", "quantize.gptq"]
+    section: Literal["digests.eval", "digests.gguf", "digests.ggml", "digests.gptq"]
     reads: Made
     data: str
-    text: str
     own: str
     core: str
-    blocks: str
+    also: str
     out: Made
-    description: dict[str, str | list[str]] | None = None
+
+    @property
+    def kind(self) -> Literal["quantize", "evaluate"]:
+        """Whether it makes a format or scores a model."""
+        return "evaluate" if self.section == "digests.eval" else "quantize"
+
+    @property
+    def container(self) -> str:
+        """The container of a format."""
+        return self.section.removeprefix("digests.")
+
+
+class Collection(Table):
+    """An item of collect: the one before it, folders of formats and scores, the file it makes."""
+
+    after: Made
+    folders: Annotated[dict[str, Made], Field(min_length=COLLECTED, max_length=COLLECTED)]
+    out: Made
 
 
 class Places(Table):
@@ -85,12 +102,10 @@ class Places(Table):
 
 
 class ReportPlaces(Table):
-    """What the report collects, by place."""
+    """What the report reads: evaluation data, and the last file of collect."""
 
     data: str
-    scores: dict[str, Made]
-    formats: dict[str, Made]
-    quants: dict[str, Made]
+    collected: Made
 
 
 class Tables(Table):
@@ -102,6 +117,9 @@ class Tables(Table):
         bake_loras: Its bakes.
         places: What the parts are merged of.
         quantize_eval: Formats and scores.
+        digests: SHA-256 of what items of each kind or container read of the parameters.
+        description: What GGUF files say of the model: license, base models, tags.
+        collect: Formats and scores, many at a time.
         report: What is collected.
     """
 
@@ -110,6 +128,9 @@ class Tables(Table):
     bake_loras: dict[Name, BakeItem]
     places: Places
     quantize_eval: dict[Name, Item]
+    digests: dict[str, str]
+    description: dict[str, str | list[str]]
+    collect: dict[Name, Collection]
     report: ReportPlaces
 
 

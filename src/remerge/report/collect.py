@@ -31,7 +31,8 @@ def collect(params: Mapping[str, Any], overrides: tuple[str, ...] | None = None)
     """
     suite = suite_from_params(params["eval"])
     report = params["report"]
-    scored = [*_scored(params), *_quants(report.get("quants") or {})]
+    found = read_collected(params)
+    scored = [*_scored(params, found), *_quants(report["quants"], found)]
     _alike(suite, scored)
     return Build(
         recipe=params["recipe"],
@@ -39,14 +40,16 @@ def collect(params: Mapping[str, Any], overrides: tuple[str, ...] | None = None)
         gradient=params["gradient"],
         suite=suite,
         scored=tuple(scored),
-        formats={
-            name: read_json(Path(folder) / "manifest.json")
-            for name, folder in report["formats"].items()
-            if folder != UNUSED
-        },
+        formats={name: found[folder]["stated"] for name, folder in report["formats"].items()},
         merges={name: read_json(Path("merged") / name / "manifest.json") for name in MERGES},
         overrides=overrides,
     )
+
+
+def read_collected(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Read what the stage `collect` wrote of every format and score, by folder."""
+    path = params["report"]["collected"]
+    return {} if path == UNUSED else read_json(Path(path))
 
 
 def metrics(build: Build) -> dict[str, Any]:
@@ -99,30 +102,22 @@ def _scores_of(model: Scored) -> dict[str, float]:
     return {**model.result["scores"], "mean": model.result["average"]}
 
 
-def _scored(params: Mapping[str, Any]) -> Iterator[Scored]:
+def _scored(params: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> Iterator[Scored]:
     """Scored models under the names that the recipe gives its donors."""
     parts = params["recipe"]["parts"]
     for place, folder in params["report"]["scores"].items():
-        if folder == UNUSED:
-            continue
         part, _, donor = place.partition("_")
         name = parts[part][donor]["name"] if donor else place
         if name is None:  # an experiment may drop a donor whose place is scored
             continue
         role = "donor" if donor else place if place in ("base", "final") else "part"
-        answers = read_json(Path(folder) / "answers.json")
-        yield Scored(name, role, part if donor else "", _result(folder), answers)
+        answers = found[folder].get("answers", {})
+        yield Scored(name, role, part if donor else "", found[folder]["stated"], answers)
 
 
-def _quants(places: Mapping[str, str]) -> Iterator[Scored]:
+def _quants(places: Mapping[str, str], found: Mapping[str, Mapping[str, Any]]) -> Iterator[Scored]:
     for name, folder in places.items():
-        if folder != UNUSED:
-            yield Scored(name, "quant", "", _result(folder))
-
-
-def _result(folder: str) -> dict[str, Any]:
-    result: dict[str, Any] = read_json(Path(folder) / "scores.json")
-    return result
+        yield Scored(name, "quant", "", found[folder]["stated"])
 
 
 def _alike(suite: Suite, scored: Sequence[Scored]) -> None:

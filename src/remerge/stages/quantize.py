@@ -1,26 +1,22 @@
 """quantize_eval, kind quantize: the final model in one more format, and what that cost.
 
-An item reads the section of the parameters that it names and nothing else: a setting that only
-GPTQ uses re-runs GPTQ alone.
+An item reads the section of its container and nothing else: a setting that only GPTQ uses re-runs
+GPTQ alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-
-from threadpoolctl import threadpool_limits
 
 from remerge.errors import RecipeError
 from remerge.locks import sole_writer
 from remerge.quantize import quantize
 from remerge.quantize.core.description import describe
-from remerge.quantize.core.perplexity import measure
+from remerge.quantize.core.perplexity import add_quality
 from remerge.recipes.schema import FormatSettings
 from remerge.recipes.tables import Item
 from remerge.stages.params import Params
 from remerge.stages.running import SCRATCH, execution
-from remerge.tensors.json_files import read_json, write_json
 from remerge.threads import thread_count
 
 
@@ -35,24 +31,23 @@ def make(name: str, entry: Item, params: Params) -> None:
     written = settings.model_dump(include={"calibration", "name", "prompt"}, exclude_none=True)
     texts = sorted(Path(settings.texts).glob("*.jsonl"))
     if settings.measure and not texts:
-        raise RecipeError(f"{entry.section}.texts: {settings.texts} holds no .jsonl file")
+        raise RecipeError(
+            f"quantize.{entry.container}.texts: {settings.texts} holds no .jsonl file"
+        )
     placed = execution(params.execution)
-    described = describe(entry.description or {}, f"quantize_eval.{name}.description")
+    described = describe(
+        params.tables.description if entry.container == "gguf" else {}, "description"
+    )
     written |= {"description": described, "scratch": SCRATCH}
     with sole_writer(out, name):
         quantize(model, out, name, threads=thread_count(), **placed, **written)
         if settings.measure:
-            manifest = out / "manifest.json"
-            # Threads of a matrix product only hinder one another on models this small.
-            with threadpool_limits(1):
-                quality = measure(model, out, texts)
-            write_json(manifest, {**read_json(manifest), **asdict(quality)})
+            add_quality(model, out, texts)
 
 
 def _settings(name: str, entry: Item, params: Params) -> FormatSettings:
-    """The section that the item names, `quantize.gguf` for example."""
-    container = entry.section.partition(".")[2]
-    if params.quantize is None or not container:
-        raise RecipeError(f"quantize_eval.{name}.section: {entry.section} is no section of formats")
-    settings: FormatSettings = getattr(params.quantize, container)
+    """The section of the item's container, `quantize.gguf` for example."""
+    if params.quantize is None:
+        raise RecipeError(f"quantize is missing, and quantize_eval has the format {name}")
+    settings: FormatSettings = getattr(params.quantize, entry.container)
     return settings

@@ -12,7 +12,7 @@ from remerge.proof.lineage import read_lineage, read_materials
 from remerge.proof.provenance import write_provenance
 from remerge.recipes.described import described, pins_of
 from remerge.report.card import LICENCES_NAME, card, licences
-from remerge.report.collect import collect, metrics, results
+from remerge.report.collect import collect, metrics, read_collected, results
 from remerge.report.experiments import kept_place, read_kept
 from remerge.report.page import page
 from remerge.report.plots import plots
@@ -42,7 +42,9 @@ def report() -> Path:
     write_text(folder / LICENCES_NAME, licences(build))
     for name, rows in plots(build).items():
         write_json(folder / "plots" / f"{name}.json", rows)
-    write_provenance(read_lineage(Path(), params, materials=read_materials(Path(), params)), folder)
+    materials = read_materials(Path(), params)
+    lineage = read_lineage(Path(), params, materials=materials, collected=read_collected(params))
+    write_provenance(lineage, folder)
     return folder
 
 

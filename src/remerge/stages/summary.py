@@ -28,7 +28,7 @@ def _facts(out: Path) -> list[str]:
         return _scores(read_json(out / "scores.json"))
     if out.name == "report" and Path("results.json").is_file():
         return _report(read_json(Path("results.json")))
-    files = [path for path in out.rglob("*") if path.is_file()]
+    files = [path for path in [out, *out.rglob("*")] if path.is_file()]
     total = size(sum(path.stat().st_size for path in files))
     if not (out / "manifest.json").is_file():
         return [f"{len(files)} file{'' if len(files) == 1 else 's'}", total]

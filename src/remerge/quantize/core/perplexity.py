@@ -10,10 +10,11 @@ in them; the tests bound it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from remerge.errors import CheckpointError
 from remerge.progress import track
@@ -22,6 +23,7 @@ from remerge.quantize.core.forward import log_probabilities
 from remerge.quantize.core.llama import LlamaShape, read_shape
 from remerge.quantize.core.weights import checkpoint_weights, quantized_weights
 from remerge.tensors.checkpoint import read_config
+from remerge.tensors.json_files import read_json, write_json
 
 #: Tokens in a window and windows of a plain text that are read.
 WINDOW_LENGTH, WINDOWS = 256, 32
@@ -58,6 +60,15 @@ def check_measurable(model_folder: Path, texts: Sequence[Path]) -> None:
     """Raise what `measure` would for a model and texts, from config and tokenizer alone."""
     shape = _shape_of(model_folder)
     read_passages(model_folder, texts, shape.vocabulary, min(WINDOW_LENGTH, shape.context), WINDOWS)
+
+
+def add_quality(model_folder: Path, quantized_folder: Path, texts: Sequence[Path]) -> None:
+    """Measure a format and write the result into its manifest."""
+    manifest = quantized_folder / "manifest.json"
+    # Threads of a matrix product only hinder one another on models this small.
+    with threadpool_limits(1):
+        quality = measure(model_folder, quantized_folder, texts)
+    write_json(manifest, {**read_json(manifest), **asdict(quality)})
 
 
 def measure(
