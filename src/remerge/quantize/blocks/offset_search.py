@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from remerge.quantize.blocks.superblocks import LANES, code_between, f32
+from remerge.kernels.halves import f32_to_f16_bits
+from remerge.quantize.blocks.superblocks import LANES, WIDTH, code_between, f32, i32
 
 # Rows of the state of `fit_with_offset`, each of LANES float32.
 LEAST, _MOST, _SUM_W, _SUM_X, SCALE, _ERROR = 0, 1, 2, 3, 4, 5
@@ -131,3 +132,43 @@ def fit_with_offset(x, w, codes, s, lanes, length, top, search):
     for step in range(steps + 1):
         numerator = f32(f32(first + f32(width * f32(step))) + f32(top))
         _try_inverse(x, w, codes, s, lanes, length, top, absolute, numerator)
+
+
+@njit(inline="always", error_model="numpy")
+def small_scales(s, lane, count, top):
+    """The scale of the scales and of the offsets of `count` sub-blocks with codes up to `top`.
+
+    Returns what numbers are multiplied with to become codes, and the float16 to store, for both.
+    """
+    most_scale, most_offset = f32(0.0), f32(0.0)
+    for k in range(count):
+        scale, offset = s[SCALE * LANES + lane + k], f32(-s[LEAST * LANES + lane + k])
+        most_scale = scale if scale > most_scale else most_scale
+        most_offset = offset if offset > most_offset else most_offset
+    inverse_scale = f32(f32(top) / most_scale) if most_scale > f32(0.0) else f32(0.0)
+    inverse_offset = f32(f32(top) / most_offset) if most_offset > f32(0.0) else f32(0.0)
+    half_scale = f32_to_f16_bits(f32(most_scale / f32(top)))
+    half_offset = f32_to_f16_bits(f32(most_offset / f32(top)))
+    return inverse_scale, inverse_offset, half_scale, half_offset
+
+
+@njit(inline="always", error_model="numpy")
+def final_codes(x, start, s, lane, stored, codes, length, top):
+    """codes[256]: the numbers of one super-block rounded with the scales as they were stored.
+
+    stored  scales and offsets of its sub-blocks of `length` numbers
+    """
+    scales, offsets = stored
+    for k in range(WIDTH // length):
+        scale, offset, at = scales[k], offsets[k], start + length * k
+        if scale == f32(0.0):
+            # Nothing will be left of these numbers; the codes are those of the search.
+            inverse = s[BEST_INVERSE * LANES + lane + k]
+            least = s[BEST_LEAST * LANES + lane + k]
+            for i in range(length):
+                code = code_between(f32(inverse * f32(x[at + i] - least)), 0, top)
+                codes[length * k + i] = i32(code)
+        else:
+            for i in range(length):
+                code = code_between(f32(f32(x[at + i] + offset) / scale), 0, top)
+                codes[length * k + i] = i32(code)

@@ -11,7 +11,6 @@ for float16.
 
 # numba infers the types; `min` and `max` would differ from these selections for NaN and −0.
 # mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: FURB136
 
 from __future__ import annotations
 
@@ -19,20 +18,19 @@ import numpy as np
 from numba import njit
 
 from remerge.kernels.compiled import kernel
-from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
+from remerge.kernels.halves import f16_bits_to_f32
 from remerge.quantize.blocks.offset_search import (
-    BEST_INVERSE,
-    BEST_LEAST,
     LEAST,
     SCALE,
     STATE_ROWS,
+    final_codes,
     fit_with_offset,
+    small_scales,
 )
 from remerge.quantize.blocks.q4_0 import is_finite_half, put_u16
 from remerge.quantize.blocks.superblocks import (
     LANES,
     WIDTH,
-    code_between,
     f32,
     i32,
     nearest,
@@ -54,15 +52,7 @@ def put_two_bits(codes, out, at):
 @njit(inline="always", error_model="numpy")
 def _put_scales(s, lane, out, at, scales, offsets):
     """Sixteen pairs of four bits at out[at], float16 scales behind the codes; False on overflow."""
-    most_scale, most_offset = f32(0.0), f32(0.0)
-    for k in range(16):
-        scale, offset = s[SCALE * LANES + lane + k], f32(-s[LEAST * LANES + lane + k])
-        most_scale = scale if scale > most_scale else most_scale
-        most_offset = offset if offset > most_offset else most_offset
-    inverse_scale = f32(f32(15.0) / most_scale) if most_scale > f32(0.0) else f32(0.0)
-    inverse_offset = f32(f32(15.0) / most_offset) if most_offset > f32(0.0) else f32(0.0)
-    half_scale = f32_to_f16_bits(f32(most_scale / f32(15.0)))
-    half_offset = f32_to_f16_bits(f32(most_offset / f32(15.0)))
+    inverse_scale, inverse_offset, half_scale, half_offset = small_scales(s, lane, 16, 15)
     put_u16(out, at + 80, half_scale)
     put_u16(out, at + 82, half_offset)
     wide_scale, wide_offset = f16_bits_to_f32(half_scale), f16_bits_to_f32(half_offset)
@@ -74,22 +64,6 @@ def _put_scales(s, lane, out, at, scales, offsets):
         scales[k] = f32(wide_scale * f32(both & 15))
         offsets[k] = f32(wide_offset * f32(both >> 4))
     return is_finite_half(half_scale) and is_finite_half(half_offset)
-
-
-@njit(inline="always", error_model="numpy")
-def _final_codes(x, start, s, lane, scales, offsets, codes):
-    """codes[256]: the numbers of one super-block rounded with the scales as they were stored."""
-    for k in range(16):
-        scale, offset, at = scales[k], offsets[k], start + 16 * k
-        if scale == f32(0.0):
-            # Nothing will be left of these numbers; the codes are those of the search.
-            inverse = s[BEST_INVERSE * LANES + lane + k]
-            least = s[BEST_LEAST * LANES + lane + k]
-            for i in range(16):
-                codes[16 * k + i] = i32(code_between(f32(inverse * f32(x[at + i] - least)), 0, 3))
-        else:
-            for i in range(16):
-                codes[16 * k + i] = i32(code_between(f32(f32(x[at + i] + offset) / scale), 0, 3))
 
 
 @kernel()
@@ -110,6 +84,6 @@ def q2_k(x, out):
             start = begin + 16 * lane
             at = start // WIDTH * 84
             fits = _put_scales(s, lane, out, at, scales, offsets) and fits
-            _final_codes(x, start, s, lane, scales, offsets, codes)
+            final_codes(x, start, s, lane, (scales, offsets), codes, 16, 3)
             put_two_bits(codes, out, at + 16)
     return fits

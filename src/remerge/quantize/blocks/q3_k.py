@@ -23,6 +23,17 @@ from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
 from remerge.quantize.blocks.q2_k import put_two_bits
 from remerge.quantize.blocks.q4_0 import is_finite_half, put_u16
+from remerge.quantize.blocks.scale_search import (
+    MAGNITUDE,
+    PEAK,
+    SCALE,
+    STATE_ROWS,
+    SUM_QQ,
+    SUM_QX,
+    find_peaks,
+    largest_scale,
+    weigh_by_square,
+)
 from remerge.quantize.blocks.superblocks import (
     LANES,
     NOTHING,
@@ -37,52 +48,42 @@ from remerge.quantize.blocks.superblocks import (
 
 #: Rounds of changes; one that changes nothing is followed by others that change nothing.
 _ROUNDS = 5
-# Rows of the state of `_fit`, each of LANES float32.
-_PEAK, _MAGNITUDE, _SUM_LX, _SUM_LL, _SCALE = range(5)
 
 
 @njit(inline="always", error_model="numpy")
-def _fit(x, codes, s, lanes):
+def _fit(x, w, codes, s, lanes):
     """Codes and scales (row SCALE) of `lanes` sub-blocks of 16 numbers."""
     for j in range(lanes):
-        s[_PEAK * LANES + j] = f32(0.0)
-        s[_MAGNITUDE * LANES + j] = f32(0.0)
-        s[_SUM_LX * LANES + j] = f32(0.0)
-        s[_SUM_LL * LANES + j] = f32(0.0)
-    for i in range(16):
-        for j in range(lanes):
-            value = x[i * LANES + j]
-            peak, magnitude = s[_PEAK * LANES + j], s[_MAGNITUDE * LANES + j]
-            larger = abs(value) > magnitude
-            s[_PEAK * LANES + j] = value if larger else peak
-            s[_MAGNITUDE * LANES + j] = abs(value) if larger else magnitude
+        s[SUM_QX * LANES + j] = f32(0.0)
+        s[SUM_QQ * LANES + j] = f32(0.0)
+    find_peaks(x, s, lanes, 16)
     for j in range(lanes):
-        s[_SCALE * LANES + j] = f32(f32(-4.0) / s[_PEAK * LANES + j])
+        s[SCALE * LANES + j] = f32(f32(-4.0) / s[PEAK * LANES + j])
     for i in range(16):
         for j in range(lanes):
             value = x[i * LANES + j]
-            code = code_between(f32(s[_SCALE * LANES + j] * value), -4, 3)
-            weight = f32(value * value)
+            code = code_between(f32(s[SCALE * LANES + j] * value), -4, 3)
+            weight = w[i * LANES + j]
             codes[i * LANES + j] = code
-            s[_SUM_LX * LANES + j] += f32(f32(weight * value) * code)
-            s[_SUM_LL * LANES + j] += f32(f32(weight * code) * code)
+            s[SUM_QX * LANES + j] += f32(f32(weight * value) * code)
+            s[SUM_QQ * LANES + j] += f32(f32(weight * code) * code)
     for _ in range(_ROUNDS):
         for i in range(16):
-            _change(x, codes, s, lanes, i)
+            _change(x, w, codes, s, lanes, i)
     for j in range(lanes):
-        sum_lx, sum_ll = s[_SUM_LX * LANES + j], s[_SUM_LL * LANES + j]
+        sum_lx, sum_ll = s[SUM_QX * LANES + j], s[SUM_QQ * LANES + j]
         quotient = f32(sum_lx / sum_ll)
-        nothing = (s[_MAGNITUDE * LANES + j] < NOTHING) | (not sum_ll > f32(0.0))
-        s[_SCALE * LANES + j] = f32(0.0) if nothing else quotient
+        nothing = (s[MAGNITUDE * LANES + j] < NOTHING) | (not sum_ll > f32(0.0))
+        s[SCALE * LANES + j] = f32(0.0) if nothing else quotient
 
 
 @njit(inline="always", error_model="numpy")
-def _change(x, codes, s, lanes, i):
+def _change(x, w, codes, s, lanes, i):
     """Give code `i` of each sub-block the value that is best beside the other codes."""
     for j in range(lanes):
         value, code = x[i * LANES + j], codes[i * LANES + j]
-        sum_lx, sum_ll = s[_SUM_LX * LANES + j], s[_SUM_LL * LANES + j]
-        weight = f32(value * value)
+        sum_lx, sum_ll = s[SUM_QX * LANES + j], s[SUM_QQ * LANES + j]
+        weight = w[i * LANES + j]
         lx = f32(sum_lx - f32(f32(weight * value) * code))
         ll = f32(sum_ll - f32(f32(weight * code) * code))
         tried = code_between(f32(f32(value * ll) / lx), -4, 3)
@@ -91,8 +92,8 @@ def _change(x, codes, s, lanes, i):
         gain = f32(f32(new_lx * new_lx) * sum_ll) > f32(f32(sum_lx * sum_lx) * new_ll)
         better = (lx > f32(0.0)) & (tried != code) & (new_ll > f32(0.0)) & gain
         codes[i * LANES + j] = tried if better else code
-        s[_SUM_LX * LANES + j] = new_lx if better else sum_lx
-        s[_SUM_LL * LANES + j] = new_ll if better else sum_ll
+        s[SUM_QX * LANES + j] = new_lx if better else sum_lx
+        s[SUM_QQ * LANES + j] = new_ll if better else sum_ll
 
 
 @njit(inline="always", error_model="numpy")
@@ -122,22 +123,17 @@ def put_third_bits(codes, out, at):
 @njit(inline="always", error_model="numpy")
 def _put_q3_k(x, start, searched, s, lane, out, at, small, codes):
     """One super-block of Q3_K from the scales of its 16 sub-blocks; False on overflow."""
-    peak, magnitude = f32(0.0), f32(0.0)
-    for k in range(16):
-        scale = s[_SCALE * LANES + lane + k]
-        larger = abs(scale) > magnitude
-        peak = scale if larger else peak
-        magnitude = abs(scale) if larger else magnitude
+    peak, _ = largest_scale(s, lane, 16)
     inverse = f32(f32(-32.0) / peak) if peak != f32(0.0) else f32(0.0)
     half = f32_to_f16_bits(f32(f32(1.0) / inverse)) if peak != f32(0.0) else np.uint16(0)
     put_u16(out, at + 108, half)
     wide = f16_bits_to_f32(half)
     for k in range(16):
         # ggml keeps the nearest integer in a byte before it cuts it to six bits.
-        byte = np.int8(nearest(f32(inverse * s[_SCALE * LANES + lane + k])))
+        byte = np.int8(nearest(f32(inverse * s[SCALE * LANES + lane + k])))
         small[k] = max(i32(-32), min(i32(31), i32(byte))) + 32 if peak != f32(0.0) else i32(0)
         scale = f32(wide * f32(small[k] - 32))
-        nothing = s[_MAGNITUDE * LANES + lane + k] < NOTHING
+        nothing = s[MAGNITUDE * LANES + lane + k] < NOTHING
         for i in range(16):
             kept = i32(0) if nothing else i32(searched[i * LANES + lane + k]) + 4
             tried = i32(code_between(f32(x[start + 16 * k + i] / scale), -4, 3)) + 4
@@ -151,14 +147,15 @@ def _put_q3_k(x, start, searched, s, lane, out, at, small, codes):
 @kernel()
 def q3_k(x, out):
     """Q3_K, 110 bytes: 256 third bits, 256 low two bits, 16 scales of 6 bits, one scale."""
-    t, s = np.empty(16 * LANES, np.float32), np.empty(5 * LANES, np.float32)
+    t, s = np.empty(32 * LANES, np.float32), np.empty(STATE_ROWS * LANES, np.float32)
     searched, small = np.empty(16 * LANES, np.float32), np.empty(16, np.int32)
     codes = np.empty(WIDTH, np.int32)
     fits = within_limit(x)
     for begin in range(0, x.size, 16 * LANES):
         lanes = min(LANES, (x.size - begin) // 16)
         transpose(x, begin, lanes, 16, t)
-        _fit(t, searched, s, lanes)
+        weigh_by_square(t, lanes, 16)
+        _fit(t, t[16 * LANES :], searched, s, lanes)
         for lane in range(0, lanes, 16):
             start = begin + 16 * lane
             at = start // WIDTH * 110

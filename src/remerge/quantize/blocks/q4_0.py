@@ -96,6 +96,23 @@ def q8_0(x, out):
     return fits
 
 
+@njit(inline="always", error_model="numpy")
+def _centered_codes(x, start, i, inverse, middle):
+    """Codes of numbers `i` and `i + 16` of a block, 0 to 2·middle − 1, where `middle` is zero."""
+    most, half = np.int32(2 * middle - 1), f32(middle + 0.5)
+    low = np.int32(f32(f32(x[start + i] * inverse) + half))
+    high = np.int32(f32(f32(x[start + 16 + i] * inverse) + half))
+    return min(most, low), min(most, high)
+
+
+@njit(inline="always", error_model="numpy")
+def _codes_above(x, start, i, least, inverse, most):
+    """Codes of numbers `i` and `i + 16` of a block, 0 for `least` and at most `most`."""
+    low = np.int32(f32(f32(f32(x[start + i] - least) * inverse) + f32(0.5)))
+    high = np.int32(f32(f32(f32(x[start + 16 + i] - least) * inverse) + f32(0.5)))
+    return min(np.int32(most), low), min(np.int32(most), high)
+
+
 @kernel()
 def q4_0(x, out):
     """Q4_0: float16 scale −max/8 (max: what is largest in magnitude), then 32 codes of 4 bits."""
@@ -109,9 +126,7 @@ def q4_0(x, out):
         fits = fits and is_finite_half(half)
         put_u16(out, at, half)
         for i in range(16):
-            low = np.int32(f32(f32(x[start + i] * inverse) + f32(8.5)))
-            high = np.int32(f32(f32(x[start + 16 + i] * inverse) + f32(8.5)))
-            low, high = min(np.int32(15), low), min(np.int32(15), high)
+            low, high = _centered_codes(x, start, i, inverse, 8)
             out[at + 2 + i] = np.uint8(low | (high << np.int32(4)))
     return fits
 
@@ -141,9 +156,7 @@ def q4_1(x, out):
         put_u16(out, at, half)
         put_u16(out, at + 2, offset)
         for i in range(16):
-            low = np.int32(f32(f32(f32(x[start + i] - least) * inverse) + f32(0.5)))
-            high = np.int32(f32(f32(f32(x[start + 16 + i] - least) * inverse) + f32(0.5)))
-            low, high = min(np.int32(15), low), min(np.int32(15), high)
+            low, high = _codes_above(x, start, i, least, inverse, 15)
             out[at + 4 + i] = np.uint8(low | (high << np.int32(4)))
     return fits
 
@@ -170,9 +183,7 @@ def q5_0(x, out):
         put_u16(out, at, half)
         fifth = u32(0)
         for i in range(16):
-            low = np.int32(f32(f32(x[start + i] * inverse) + f32(16.5)))
-            high = np.int32(f32(f32(x[start + 16 + i] * inverse) + f32(16.5)))
-            low, high = min(np.int32(31), low), min(np.int32(31), high)
+            low, high = _centered_codes(x, start, i, inverse, 16)
             fifth = _put_five_bits(out, at + 6, low, high, i, fifth)
         put_u16(out, at + 2, np.uint16(fifth & u32(0xFFFF)))
         put_u16(out, at + 4, np.uint16(fifth >> u32(16)))
@@ -194,9 +205,7 @@ def q5_1(x, out):
         put_u16(out, at + 2, offset)
         fifth = u32(0)
         for i in range(16):
-            low = np.int32(f32(f32(f32(x[start + i] - least) * inverse) + f32(0.5)))
-            high = np.int32(f32(f32(f32(x[start + 16 + i] - least) * inverse) + f32(0.5)))
-            low, high = min(np.int32(31), low), min(np.int32(31), high)
+            low, high = _codes_above(x, start, i, least, inverse, 31)
             fifth = _put_five_bits(out, at + 8, low, high, i, fifth)
         put_u16(out, at + 4, np.uint16(fifth & u32(0xFFFF)))
         put_u16(out, at + 6, np.uint16(fifth >> u32(16)))

@@ -12,7 +12,6 @@ too large for float16.
 
 # numba infers the types; `min` and `max` would differ from these selections for NaN and −0.
 # mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: FURB136
 
 from __future__ import annotations
 
@@ -20,20 +19,19 @@ import numpy as np
 from numba import njit
 
 from remerge.kernels.compiled import kernel
-from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
+from remerge.kernels.halves import f16_bits_to_f32
 from remerge.quantize.blocks.offset_search import (
-    BEST_INVERSE,
-    BEST_LEAST,
     LEAST,
     SCALE,
     STATE_ROWS,
+    final_codes,
     fit_with_offset,
+    small_scales,
 )
 from remerge.quantize.blocks.q4_0 import is_finite_half, put_u16
 from remerge.quantize.blocks.superblocks import (
     LANES,
     WIDTH,
-    code_between,
     f32,
     i32,
     nearest,
@@ -66,15 +64,7 @@ def _six_bits(value):
 @njit(inline="always", error_model="numpy")
 def _put_scales(s, lane, out, at, scales, offsets):
     """Store float16 scales at out[at] and eight 6-bit pairs behind; False on overflow."""
-    most_scale, most_offset = f32(0.0), f32(0.0)
-    for k in range(8):
-        scale, offset = s[SCALE * LANES + lane + k], f32(-s[LEAST * LANES + lane + k])
-        most_scale = scale if scale > most_scale else most_scale
-        most_offset = offset if offset > most_offset else most_offset
-    inverse_scale = f32(f32(63.0) / most_scale) if most_scale > f32(0.0) else f32(0.0)
-    inverse_offset = f32(f32(63.0) / most_offset) if most_offset > f32(0.0) else f32(0.0)
-    half_scale = f32_to_f16_bits(f32(most_scale / f32(63.0)))
-    half_offset = f32_to_f16_bits(f32(most_offset / f32(63.0)))
+    inverse_scale, inverse_offset, half_scale, half_offset = small_scales(s, lane, 8, 63)
     put_u16(out, at, half_scale)
     put_u16(out, at + 2, half_offset)
     wide_scale, wide_offset = f16_bits_to_f32(half_scale), f16_bits_to_f32(half_offset)
@@ -91,22 +81,6 @@ def _put_scales(s, lane, out, at, scales, offsets):
         scales[k] = f32(wide_scale * f32(six))
         offsets[k] = f32(wide_offset * f32(other))
     return is_finite_half(half_scale) and is_finite_half(half_offset)
-
-
-@njit(inline="always", error_model="numpy")
-def _final_codes(x, start, s, lane, scales, offsets, top, codes):
-    """codes[256]: the numbers of one super-block rounded with the scales as they were stored."""
-    for k in range(8):
-        scale, offset, at = scales[k], offsets[k], start + 32 * k
-        if scale == f32(0.0):
-            # Nothing will be left of these numbers; the codes are those of the search.
-            inverse = s[BEST_INVERSE * LANES + lane + k]
-            least = s[BEST_LEAST * LANES + lane + k]
-            for i in range(32):
-                codes[32 * k + i] = i32(code_between(f32(inverse * f32(x[at + i] - least)), 0, top))
-        else:
-            for i in range(32):
-                codes[32 * k + i] = i32(code_between(f32(f32(x[at + i] + offset) / scale), 0, top))
 
 
 @njit(inline="always", error_model="numpy")
@@ -141,7 +115,7 @@ def _quantize(x, out, top, search, nbytes):
             start = begin + 32 * lane
             at = start // WIDTH * nbytes
             fits = _put_scales(s, lane, out, at, scales, offsets) and fits
-            _final_codes(x, start, s, lane, scales, offsets, top, codes)
+            final_codes(x, start, s, lane, (scales, offsets), codes, 32, top)
             _put_codes(codes, out, at, top, nbytes)
     return fits
 

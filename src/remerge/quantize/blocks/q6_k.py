@@ -2,8 +2,8 @@
 
 >>> q6_k(values_f32, out_u8)
 
-For each sub-block the scale is searched that makes the squared error least, weighted by x². See
-`superblocks` for the definition and for what the bytes equal.
+For each sub-block the scale is searched that makes the squared error least, weighted by x² (see
+`scale_search`). See `superblocks` for the definition and for what the bytes equal.
 
 It takes finite `x` float32 [256·n] and fills `out` uint8 [n·210], and returns False if a scale is
 too large for float16.
@@ -20,6 +20,15 @@ from numba import njit
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import f16_bits_to_f32, f32_to_f16_bits
 from remerge.quantize.blocks.q4_0 import is_finite_half, put_u16
+from remerge.quantize.blocks.scale_search import (
+    BEST_INVERSE,
+    MAGNITUDE,
+    SCALE,
+    STATE_ROWS,
+    fit_scale,
+    largest_scale,
+    weigh_by_square,
+)
 from remerge.quantize.blocks.superblocks import (
     LANES,
     NOTHING,
@@ -32,68 +41,8 @@ from remerge.quantize.blocks.superblocks import (
     within_limit,
 )
 
-# Rows of the state of `_fit`, each of LANES float32.
-_PEAK, _MAGNITUDE, _INVERSE, _SUM_LX, _SUM_LL, _SCALE, _BEST, _BEST_INVERSE = range(8)
-
-
-@njit(inline="always", error_model="numpy")
-def _sum_codes(x, s, lanes):
-    """Σ x²·x·l and Σ x²·l·l of the codes l that the inverse scales give, for each sub-block."""
-    for j in range(lanes):
-        s[_SUM_LX * LANES + j] = f32(0.0)
-        s[_SUM_LL * LANES + j] = f32(0.0)
-    for i in range(16):
-        for j in range(lanes):
-            value = x[i * LANES + j]
-            code = code_between(f32(s[_INVERSE * LANES + j] * value), -32, 31)
-            weight = f32(value * value)
-            s[_SUM_LX * LANES + j] += f32(f32(weight * value) * code)
-            s[_SUM_LL * LANES + j] += f32(f32(weight * code) * code)
-
-
-@njit(inline="always", error_model="numpy")
-def _fit(x, s, lanes):
-    """Scales (row SCALE) of `lanes` sub-blocks of 16 numbers, codes −32 to 31, weights x²."""
-    for j in range(lanes):
-        s[_PEAK * LANES + j] = f32(0.0)
-        s[_MAGNITUDE * LANES + j] = f32(0.0)
-    for i in range(16):
-        for j in range(lanes):
-            value = x[i * LANES + j]
-            peak, magnitude = s[_PEAK * LANES + j], s[_MAGNITUDE * LANES + j]
-            larger = abs(value) > magnitude
-            s[_PEAK * LANES + j] = value if larger else peak
-            s[_MAGNITUDE * LANES + j] = abs(value) if larger else magnitude
-    for j in range(lanes):
-        inverse = f32(f32(-32.0) / s[_PEAK * LANES + j])
-        s[_INVERSE * LANES + j] = inverse
-        s[_BEST_INVERSE * LANES + j] = inverse
-    _sum_codes(x, s, lanes)
-    for j in range(lanes):
-        sum_lx, sum_ll = s[_SUM_LX * LANES + j], s[_SUM_LL * LANES + j]
-        quotient = f32(sum_lx / sum_ll)
-        scale = f32(0.0) if sum_ll == f32(0.0) else quotient
-        s[_SCALE * LANES + j] = scale
-        s[_BEST * LANES + j] = f32(scale * sum_lx)
-    for step in range(-9, 10):
-        if step == 0:
-            continue
-        numerator = f32(-f32(f32(32.0) + f32(f32(0.1) * f32(step))))
-        for j in range(lanes):
-            s[_INVERSE * LANES + j] = f32(numerator / s[_PEAK * LANES + j])
-        _sum_codes(x, s, lanes)
-        for j in range(lanes):
-            sum_lx, sum_ll = s[_SUM_LX * LANES + j], s[_SUM_LL * LANES + j]
-            best, scale = s[_BEST * LANES + j], s[_SCALE * LANES + j]
-            kept, tried = s[_BEST_INVERSE * LANES + j], s[_INVERSE * LANES + j]
-            better = (sum_ll > f32(0.0)) & (f32(sum_lx * sum_lx) > f32(best * sum_ll))
-            quotient = f32(sum_lx / sum_ll)
-            s[_SCALE * LANES + j] = quotient if better else scale
-            s[_BEST * LANES + j] = f32(quotient * sum_lx) if better else best
-            s[_BEST_INVERSE * LANES + j] = tried if better else kept
-    for j in range(lanes):
-        scale = s[_SCALE * LANES + j]
-        s[_SCALE * LANES + j] = f32(0.0) if s[_MAGNITUDE * LANES + j] < NOTHING else scale
+#: See `fit_scale`.
+_SEARCH = (f32(-32.0), f32(-0.1), 9, False)
 
 
 @njit(inline="always", error_model="numpy")
@@ -102,11 +51,11 @@ def _sixteen_codes(x, start, s, lane, scale, codes, at):
     if scale != f32(0.0):
         for i in range(16):
             codes[at + i] = i32(code_between(f32(x[start + i] / scale), -32, 31)) + 32
-    elif s[_MAGNITUDE * LANES + lane] < NOTHING:
+    elif s[MAGNITUDE * LANES + lane] < NOTHING:
         for i in range(16):
             codes[at + i] = i32(0)
     else:
-        inverse = s[_BEST_INVERSE * LANES + lane]
+        inverse = s[BEST_INVERSE * LANES + lane]
         for i in range(16):
             codes[at + i] = i32(code_between(f32(inverse * x[start + i]), -32, 31)) + 32
 
@@ -114,12 +63,7 @@ def _sixteen_codes(x, start, s, lane, scale, codes, at):
 @njit(inline="always", error_model="numpy")
 def _put_q6_k(x, start, s, lane, out, at, codes):
     """One super-block of Q6_K from the scales of its 16 sub-blocks; False on overflow."""
-    peak, magnitude = f32(0.0), f32(0.0)
-    for k in range(16):
-        scale = s[_SCALE * LANES + lane + k]
-        larger = abs(scale) > magnitude
-        peak = scale if larger else peak
-        magnitude = abs(scale) if larger else magnitude
+    peak, magnitude = largest_scale(s, lane, 16)
     if magnitude < NOTHING:
         for i in range(210):
             out[at + i] = np.uint8(0)
@@ -129,7 +73,7 @@ def _put_q6_k(x, start, s, lane, out, at, codes):
     put_u16(out, at + 208, half)
     wide = f16_bits_to_f32(half)
     for k in range(16):
-        small = np.int8(min(i32(127), nearest(f32(inverse * s[_SCALE * LANES + lane + k]))))
+        small = np.int8(min(i32(127), nearest(f32(inverse * s[SCALE * LANES + lane + k]))))
         out[at + 192 + k] = np.uint8(small)
         _sixteen_codes(x, start + 16 * k, s, lane + k, f32(wide * f32(small)), codes, 16 * k)
     for h in range(2):
@@ -146,13 +90,14 @@ def _put_q6_k(x, start, s, lane, out, at, codes):
 @kernel()
 def q6_k(x, out):
     """Q6_K, 210 bytes: 256 codes of 6 bits (low four, then high two), 16 int8 scales, one scale."""
-    t, s = np.empty(16 * LANES, np.float32), np.empty(8 * LANES, np.float32)
+    t, s = np.empty(32 * LANES, np.float32), np.empty(STATE_ROWS * LANES, np.float32)
     codes = np.empty(WIDTH, np.int32)
     fits = within_limit(x)
     for begin in range(0, x.size, 16 * LANES):
         lanes = min(LANES, (x.size - begin) // 16)
         transpose(x, begin, lanes, 16, t)
-        _fit(t, s, lanes)
+        weigh_by_square(t, lanes, 16)
+        fit_scale(t, s, lanes, 16, _SEARCH)
         for lane in range(0, lanes, 16):
             start = begin + 16 * lane
             at = start // WIDTH * 210
