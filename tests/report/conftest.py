@@ -15,7 +15,7 @@ from remerge.evaluate.results import summarise
 from remerge.evaluate.suite import suite_from_params
 from remerge.methods.gradient import Gradient, plan_gradient
 from remerge.methods.ties import Donor, TiesSettings, plan_ties
-from remerge.quantize.core.reporting import write_report
+from remerge.quantize.core.reporting import Written, write_report
 from remerge.quantize.formats import FORMATS
 from remerge.report.build import Build, Scored
 from remerge.shards.artefact import build as build_artefact
@@ -170,7 +170,7 @@ def small_build(merged: dict[str, dict[str, Any]], tmp_path: Path) -> Build:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "model.gguf").write_bytes(b"x" * nbytes)
-        write_report(folder, FORMATS[name], "model.gguf", 3000, {"F16": 11})
+        write_report(folder, FORMATS[name], Written("model.gguf", 3000, {"F16": 11}))
         formats[name] = read_json(folder / "manifest.json")
     quality = {
         "perplexity": 5.5,

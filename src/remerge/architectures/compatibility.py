@@ -9,11 +9,11 @@ that is handled by a rule that the recipe names, or refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from remerge.architectures.buffers import is_buffer
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import Checkpoint
 from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
@@ -32,12 +32,6 @@ TOKEN_TENSORS = (
 COMPUTED = Path("computed on the way")
 #: Vectors with an entry a token.
 TOKEN_BIASES = ("lm_head.bias", "embed_out.bias")
-#: Buffers that old checkpoints saved beside the weights; the model computes them itself.
-_BUFFER = re.compile(
-    r"(^|\.)((rotary|rotary_emb|rotary_pos_emb)\.(inv_freq|cos_cached|sin_cached)|position_ids)$"
-)
-#: Causal masks [1, 1, n, n] and their fill values of GPT-2, GPT-J, GPT-Neo and GPT-NeoX (Pythia).
-_MASK = re.compile(r"(^|\.)(attn|attention|crossattention)\.(bias|masked_bias)$")
 
 
 @dataclass(frozen=True)
@@ -47,15 +41,6 @@ class Note:
     model: str
     tensor: str
     text: str
-
-
-def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is no weight but a buffer that old checkpoints carry.
-
-    A bias of the same name as a mask is a weight: only its shape tells them apart.
-    """
-    mask = shape == () or (len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3])
-    return _BUFFER.search(name) is not None or (mask and _MASK.search(name) is not None)
 
 
 def weights_only(model: Checkpoint) -> tuple[dict[str, TensorInfo], list[Note]]:

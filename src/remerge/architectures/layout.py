@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from remerge.architectures.compatibility import Note, is_buffer
+from remerge.architectures.buffers import is_buffer
+from remerge.architectures.compatibility import Note
 from remerge.architectures.fused import OTHER_EXPERTS, Fused, count_experts, fused_with
 from remerge.architectures.heads import TEXT_CONFIGS, head_of
 from remerge.architectures.names import inner_name

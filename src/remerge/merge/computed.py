@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,14 @@ from remerge.tensors.safetensors import TensorInfo
 
 #: Bytes of computed tensors that may be held at once, unless one tensor needs more.
 MEMORY = 4_000_000_000
+
+
+@runtime_checkable
+class Nested(Protocol):
+    """A plan that may compute other models on the way."""
+
+    def needs(self, tensor: OutputTensor) -> int:
+        """Bytes held of other models while a tensor is computed."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,8 @@ class ComputedModel:
 
     def needs(self, info: TensorInfo) -> int:
         """Bytes held while the tensor is computed: it, and what it is computed of."""
-        needs_of = getattr(self.plan, "needs", None)
-        below: int = needs_of(self.tensor_of(info)) if needs_of is not None else 0
-        return self.tensor_of(info).nbytes + below
+        tensor = self.tensor_of(info)
+        return tensor.nbytes + (self.plan.needs(tensor) if isinstance(self.plan, Nested) else 0)
 
     def bytes_of(self, info: TensorInfo) -> np.ndarray:
         """Compute the tensor's little-endian bytes: uint8 [nbytes], the first rows if it is cut."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from remerge.architectures.compatibility import is_buffer
+from remerge.architectures.buffers import is_buffer
 from remerge.architectures.order import state_dict_order
 from remerge.errors import CheckpointError, printable
 from remerge.tensors.checkpoint import Checkpoint, config_of

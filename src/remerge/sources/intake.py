@@ -22,7 +22,8 @@ import numpy as np
 
 from remerge.adapters.peft_config import CONFIG_NAME, check_adapter_config
 from remerge.adapters.peft_files import adapter_from_header
-from remerge.architectures.compatibility import Note, is_buffer
+from remerge.architectures.buffers import is_buffer
+from remerge.architectures.compatibility import Note
 from remerge.architectures.order import state_dict_order
 from remerge.errors import CheckpointError, NumericError, RemergeError, SourceError, printable
 from remerge.files import disk_errors, open_atomic, publish_folder, require_spaces

@@ -64,29 +64,47 @@ def digests_of(path: Path, tensors: Mapping[str, TensorInfo]) -> tuple[str, dict
     return whole.hexdigest(), digests
 
 
+@dataclass(frozen=True)
+class Written:
+    """A file of weights that was written.
+
+    Attributes:
+        file: Its name in the output folder.
+        weights: How many weights it has.
+        tensor_types: How many tensors became what.
+        notes: What was done to the vocabulary and the chat template.
+        others: Names of further files beside it.
+        tensors: Those of the file, as its reader finds them.
+    """
+
+    file: str
+    weights: int
+    tensor_types: Mapping[str, int]
+    notes: Sequence[str] = ()
+    others: Sequence[str] = ()
+    tensors: Mapping[str, TensorInfo] | None = None
+
+
 def write_report(
     folder: Path,
     form: Format,
-    file: str,
-    weights: int,
-    tensor_types: dict[str, int],
-    notes: Sequence[str] = (),
-    others: Sequence[str] = (),
+    written: Written,
+    *,
     name: str = "model",
-    tensors: Mapping[str, TensorInfo] | None = None,
     request: Request | None = None,
 ) -> QuantReport:
-    """Describe `folder / file` and write `manifest.json`; `others` are further files it lists.
+    """Describe a file of weights in `folder` and write `manifest.json`.
 
-    `tensors` are those of the file, as its reader finds them: their digests and the model id, which
-    is theirs and not that of the model they were made of, go into the manifest. So does what
-    `request` asked for: the model by its id, the settings, the calibration text by its digest.
+    The digests of its tensors and the model id, which is theirs and not that of the model they were
+    made of, go into the manifest. So does what `request` asked for: the model by its id, the
+    settings, the calibration text by its digest.
     """
+    file, tensors = written.file, written.tensors
     sha256, digests = digests_of(folder / file, tensors or {})
     size = (folder / file).stat().st_size
     files = {
         each: {"sha256": sha256_of(folder / each), "size": (folder / each).stat().st_size}
-        for each in others
+        for each in written.others
     }
     files[file] = {"sha256": sha256, "size": size}
     report = QuantReport(
@@ -97,10 +115,10 @@ def write_report(
         file,
         sha256,
         size,
-        weights,
-        round(8 * size / weights, 4),
-        dict(sorted(tensor_types.items())),
-        tuple(notes),
+        written.weights,
+        round(8 * size / written.weights, 4),
+        dict(sorted(written.tensor_types.items())),
+        tuple(written.notes),
         name,
     )
     manifest = asdict(report)

@@ -21,7 +21,7 @@ from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.llama import LlamaShape, llama_tensors, read_shape
 from remerge.quantize.core.mixture import Layout
-from remerge.quantize.core.reporting import QuantReport, write_report
+from remerge.quantize.core.reporting import QuantReport, Written, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.vocabulary import Vocabulary, read_vocabulary
@@ -182,11 +182,13 @@ def write(request: Request) -> QuantReport:
     return write_report(
         request.out,
         request.form,
-        FILE_NAME,
-        sum(tensor.info.size for tensor, _ in plan),
-        Counter(kind.name for _, kind in plan),
-        made.notes,
+        Written(
+            FILE_NAME,
+            sum(tensor.info.size for tensor, _ in plan),
+            Counter(kind.name for _, kind in plan),
+            made.notes,
+            tensors=read_ggml_header(request.out / FILE_NAME),
+        ),
         name=request.name,
-        tensors=read_ggml_header(request.out / FILE_NAME),
         request=request,
     )

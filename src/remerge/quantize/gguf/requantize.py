@@ -23,7 +23,7 @@ from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.blocks.units import encoded_in_units
 from remerge.quantize.core.format import Format
 from remerge.quantize.core.mixture import Layout, kind_of
-from remerge.quantize.core.reporting import QuantReport, write_report
+from remerge.quantize.core.reporting import QuantReport, Written, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.gguf.header import Entry, read_gguf_header, read_gguf_metadata
@@ -196,10 +196,12 @@ def write(request: Request) -> QuantReport:
     return write_report(
         out,
         form,
-        FILE_NAME,
-        sum(tensor.size for tensor, _ in plan),
-        Counter(kind.name for _, kind in plan),
+        Written(
+            FILE_NAME,
+            sum(tensor.size for tensor, _ in plan),
+            Counter(kind.name for _, kind in plan),
+            tensors=read_gguf_header(out / FILE_NAME),
+        ),
         name=source.name,
-        tensors=read_gguf_header(out / FILE_NAME),
         request=request,
     )

@@ -18,7 +18,7 @@ from remerge.files import create, publish, temporary_path
 from remerge.quantize.blocks.encoding import ALIGNMENT, write_tensors
 from remerge.quantize.blocks.types import TYPES, BlockType
 from remerge.quantize.blocks.units import encoded_in_units
-from remerge.quantize.core.reporting import QuantReport, write_report
+from remerge.quantize.core.reporting import QuantReport, Written, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.tokenizer_files import read_tokenizer_files
@@ -158,11 +158,13 @@ def write(request: Request) -> QuantReport:
     return write_report(
         out,
         form,
-        FILE_NAME,
-        weights,
-        Counter(kind.name for _, kind in plan),
-        made.notes,
+        Written(
+            FILE_NAME,
+            weights,
+            Counter(kind.name for _, kind in plan),
+            made.notes,
+            tensors=read_gguf_header(out / FILE_NAME),
+        ),
         name=request.name,
-        tensors=read_gguf_header(out / FILE_NAME),
         request=request,
     )

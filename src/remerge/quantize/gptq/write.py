@@ -22,7 +22,7 @@ from remerge.quantize.core.corpus import calibration_windows
 from remerge.quantize.core.format import Format
 from remerge.quantize.core.forward import embed
 from remerge.quantize.core.llama import LlamaShape, llama_tensors, read_shape
-from remerge.quantize.core.reporting import QuantReport, write_report
+from remerge.quantize.core.reporting import QuantReport, Written, write_report
 from remerge.quantize.core.request import Request
 from remerge.quantize.core.tensor import ModelTensor
 from remerge.quantize.core.weights import read_weights
@@ -156,12 +156,14 @@ def write(request: Request) -> QuantReport:
     return write_report(
         out,
         request.form,
-        FILE_NAME,
-        sum(tensor.info.size for tensor in tensors),
-        Counter(coded if tensor.part in FITTED else tensor.info.dtype for tensor in tensors),
-        (f"calibrated on {len(windows)} windows of {len(windows[0])} tokens", *notes),
-        ["config.json", *others],
-        request.name,
-        read_header(out / FILE_NAME),
-        request,
+        Written(
+            FILE_NAME,
+            sum(tensor.info.size for tensor in tensors),
+            Counter(coded if tensor.part in FITTED else tensor.info.dtype for tensor in tensors),
+            (f"calibrated on {len(windows)} windows of {len(windows[0])} tokens", *notes),
+            ["config.json", *others],
+            read_header(out / FILE_NAME),
+        ),
+        name=request.name,
+        request=request,
     )
