@@ -1,7 +1,7 @@
 """One row of the table of formats: all that is known of a format; each container has its own rows.
 
-What else names formats (options in `conf/`, places in `dvc.yaml`, the table in the docs) is written
-from the rows by `make formats`.
+What else names formats (options in `conf/`, the table in the docs) is written from the rows by
+`make formats`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,30 @@ class Format:
     default: bool = False
     group: int = 0
     by_activation: bool = False
+
+
+def exact_format(
+    container: Container,
+    runtime: str,
+    name: str,
+    kind: str,
+    file_type: int,
+    description: str,
+    *sensitive: Sensitive,
+    default: bool = False,
+) -> Format:
+    """Return the row of a format of the exact class; `name` is without its container's."""
+    return Format(
+        f"{container}_{name}",
+        container,
+        kind,
+        sensitive,
+        file_type,
+        runtime,
+        "exact",
+        description,
+        default,
+    )
 
 
 def one_of(formats: Mapping[str, Format], name: str) -> Format:

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from remerge.quantize.core.format import Format, Sensitive
+from functools import partial
+
+from remerge.quantize.core.format import Format, Sensitive, exact_format
 
 _MORE = ("attn_v", "ffn_down")
 
 
-def _row(
-    name: str,
-    kind: str,
-    file_type: int,
-    description: str,
-    *sensitive: Sensitive,
-    default: bool = False,
-) -> Format:
-    return Format(
-        f"gguf_{name}",
-        "gguf",
-        kind,
-        sensitive,
-        file_type,
-        "llama.cpp",
-        "exact",
-        description,
-        default,
-    )
-
-
+_row = partial(exact_format, "gguf", "llama.cpp")
 _ALL = (
     _row("f16", "F16", 1, "as the merge", default=True),
     _row("bf16", "BF16", 32, "range of float32, three bits less precision", default=True),
