@@ -79,6 +79,16 @@ def low_rank_four(a_f64, b_f64, first, start, count, rows_f64):
 
 
 @_inline
+def low_rank_rows_from(a_f64, b_f64, row, last, start, count, rows_f64):
+    """Four rows of B·A from `row` on, one where fewer are left before `last`; returns how many."""
+    if row + 4 <= last:
+        low_rank_four(a_f64, b_f64, row, start, count, rows_f64)
+        return 4
+    low_rank_row(a_f64, b_f64[row], start, count, rows_f64[0])
+    return 1
+
+
+@_inline
 def _add_row(weight, element, count, scale, row_f64, weight_f32, part, position):
     """W' of `count` weights from `element` on, stored at `position` of the PART; a status."""
     widen_block(weight, element, count, weight_f32)
@@ -116,11 +126,7 @@ def bake_rows(weight, columns, a_f64, b_f64, scale, part):
         count = min(block, columns - start)
         row = first_row
         while row < last_row:
-            rows = 4 if row + 4 <= last_row else 1
-            if rows == 4:
-                low_rank_four(a_f64, b_f64, row, start, count, rows_f64)
-            else:
-                low_rank_row(a_f64, b_f64[row], start, count, rows_f64[0])
+            rows = low_rank_rows_from(a_f64, b_f64, row, last_row, start, count, rows_f64)
             for i in range(rows):
                 element = (row + i) * columns + start
                 position = element - first_row * columns

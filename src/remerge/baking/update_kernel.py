@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from remerge.arithmetic.sums import LANES
-from remerge.baking.bake_kernel import low_rank_four, low_rank_row
+from remerge.baking.bake_kernel import low_rank_rows_from
 from remerge.kernels.blocks import RECORDS, all_finite, narrow_block
 from remerge.kernels.compiled import kernel
 from remerge.kernels.halves import F32, f64_to_odd_f32
@@ -34,11 +34,7 @@ def low_rank_rows(a_f64, b_f64, first, last, rows_f64):
         count = min(_BLOCK, columns - start)
         row = first
         while row < last:
-            rows = 4 if row + 4 <= last else 1
-            if rows == 4:
-                low_rank_four(a_f64, b_f64, row, start, count, block_f64)
-            else:
-                low_rank_row(a_f64, b_f64[row], start, count, block_f64[0])
+            rows = low_rank_rows_from(a_f64, b_f64, row, last, start, count, block_f64)
             for i in range(rows):
                 for j in range(count):
                     rows_f64[row - first + i, start + j] = block_f64[i, j]
