@@ -22,10 +22,15 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         choices=("float16", "bfloat16", "float32"),
         help="type of the result (default: %(default)s)",
     )
+    add_work_options(parser, shard_size="1GB", out="--out")
+
+
+def add_work_options(parser: argparse.ArgumentParser, *, shard_size: str, out: str) -> None:
+    """How a merge is computed and split; `out` is what the parser calls the folder to make."""
     parser.add_argument(
         "--shard-size",
-        default="1GB",
-        help="size limit of an output file, such as 500MB or 1GB (default: %(default)s)",
+        default=shard_size,
+        help=f"size limit of an output file, such as 500MB or {shard_size} (default: %(default)s)",
     )
     parser.add_argument(
         "--threads", type=int, help="threads to use (default: all cores; changes no byte)"
@@ -33,7 +38,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scratch",
         type=Path,
-        help="where unfinished work is kept for the next attempt (default: .scratch beside --out)",
+        help=f"where unfinished work is kept for the next attempt (default: .scratch beside {out})",
     )
     add_dequantize_option(parser)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from remerge.commands.common import (
     add_dequantize_option,
+    add_work_options,
     build_options,
     parse_size,
     plain_folders,
@@ -60,19 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="merge embeddings row by row, whatever tokens the tokenizers have there; without it "
         "models with other tokens are an error",
     )
-    parser.add_argument(
-        "--shard-size",
-        default="5GB",
-        help="size limit of an output file, such as 500MB or 5GB (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threads", type=int, help="threads to use (default: all cores; changes no byte)"
-    )
-    parser.add_argument(
-        "--scratch",
-        type=Path,
-        help="where unfinished work is kept for the next attempt (default: .scratch beside OUT)",
-    )
+    add_work_options(parser, shard_size="5GB", out="OUT")
     add_dequantize_option(parser)
 
 
