@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from remerge.errors import NumericError, printable
-from remerge.kernels.blocks import BAD_INPUT, OK, OVERFLOW, address, part_of
+from remerge.errors import NumericError
 from remerge.methods.method import Inputs
-from remerge.tensors.dtypes import ITEM_SIZE, KERNEL_CODE
+from remerge.shards.chunks import (
+    Kernel,
+    check_status,
+    computed_chunks,
+    first_bad_number,
+    too_far_apart,
+)
 
 #: Elements a call of a kernel.
 CHUNK = 1 << 18
-
-#: A kernel's call for a PART; it returns a status.
-Kernel = Callable[[np.void], int]
 
 
 def spans(size: int, row: int = 1) -> Iterator[tuple[int, int]]:
@@ -38,41 +41,21 @@ def in_chunks(inputs: Inputs, kernel: Kernel, row: int = 1) -> Iterator[np.ndarr
     Raises:
         NumericError: NaN or Inf in an input, or a result that the output type cannot hold.
     """
-    width, code = ITEM_SIZE[inputs.dtype], KERNEL_CODE[inputs.dtype]
-    out_u8 = np.empty(0, np.uint8)
-    for begin, end in spans(inputs.size, row):
-        if out_u8.size < (end - begin) * width:
-            out_u8 = np.empty((end - begin) * width, np.uint8)
-        check(inputs, kernel(part_of(begin, end, address(out_u8), code, inputs.block)))
-        yield out_u8[: (end - begin) * width]
+    yield from computed_chunks(
+        kernel, spans(inputs.size, row), inputs.dtype, partial(check, inputs), block=inputs.block
+    )
 
 
 def check(inputs: Inputs, status: int) -> None:
     """NumericError for a kernel's status other than OK."""
-    if status == BAD_INPUT:
-        raise bad_number(inputs)
-    if status == OVERFLOW:
-        raise NumericError(
-            f"tensor {printable(inputs.name)!r}: a result is too large for {inputs.dtype}; "
-            "choose a wider dtype"
-        )
-    assert status == OK
+    check_status(status, inputs.name, inputs.dtype, partial(bad_number, inputs))
 
 
 def bad_number(inputs: Inputs) -> NumericError:
     """The error for NaN or Inf in an input: which model, which tensor, which element."""
     for entry in inputs.everything:
-        for begin, end in spans(inputs.size):
-            values = entry.raw.part_f32(begin, end)
-            bad = np.flatnonzero(~np.isfinite(values))
-            if bad.size:
-                flat = begin + int(bad[0])
-                index = [int(i) for i in np.unravel_index(flat, inputs.shape)]
-                place = f" ({entry.path})" if entry.path else ""
-                return NumericError(
-                    f"{entry.label}: tensor {printable(inputs.name)!r} holds {values[bad[0]]} at "
-                    f"index {index if inputs.shape else []}{place}; the source is damaged: fetch "
-                    "it again or drop it"
-                )
-    labels = " and ".join(entry.label for entry in inputs.everything)
-    return NumericError(f"{printable(inputs.name)!r}: the difference of {labels} overflows float32")
+        parts = ((begin, entry.raw.part_f32(begin, end)) for begin, end in spans(inputs.size))
+        found = first_bad_number(entry.label, inputs.name, inputs.shape, entry.path, parts)
+        if found is not None:
+            return found
+    return too_far_apart((entry.label for entry in inputs.everything), inputs.name)
