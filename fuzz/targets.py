@@ -95,6 +95,7 @@ _PLACES = (
     ("recipe", "merges", "p1", "models", "lookup"), ("recipe", "base"), ("recipe", "shard_bytes"),
     ("recipe", "formats"), ("recipe", "score"), ("pins",), ("fetch",), ("places", "p1"),
     ("bake_loras",), ("quantize_eval",), ("execution",), ("report",), ("quantize",),
+    ("collect",), ("digests",),
 )  # fmt: skip
 
 
