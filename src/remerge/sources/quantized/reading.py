@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from remerge.architectures.compatibility import is_buffer
+from remerge.architectures.buffers import is_buffer
 from remerge.errors import CheckpointError, printable
 from remerge.sources.quantized.bnb import STATE, read_bnb, require_linear
 from remerge.sources.quantized.compressed import read_compressed
