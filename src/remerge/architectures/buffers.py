@@ -1,4 +1,4 @@
-"""Buffers that old checkpoints carry and that are no weights, told by name and shape.
+"""Buffers that old checkpoints carry and that are no weights, known by name and shape.
 
 >>> is_buffer("model.layers.0.self_attn.rotary_emb.inv_freq", (64,))
 True

@@ -1,4 +1,4 @@
-"""Whether models fit together: by names, types and shapes, told from headers alone.
+"""Whether models fit together: by names, types and shapes, read from headers alone.
 
 >>> tensors, notes = fit(donor, base, base_tensors, vocabulary="truncate")
 

@@ -110,7 +110,7 @@ def _require_new(out: Path) -> None:
 
 
 def _check(options: argparse.Namespace, chosen: tuple[Format, ...]) -> None:
-    """What can be told before the first format is written."""
+    """Check what is known before the first format is written."""
     from remerge.errors import RecipeError
 
     if options.model.is_file():

@@ -63,8 +63,6 @@ def plain_name(name: str) -> str:
     return name
 
 
-Density = Annotated[float, number(0, 1, low_open=True)]
-Factor = Annotated[float, number(-MAX_FLOAT32, MAX_FLOAT32)]
 Share = Annotated[float, number(0, 1)]
 Bytes = Annotated[int, number(1, whole=True)]
 Name = Annotated[str, AfterValidator(plain_name)]

@@ -271,7 +271,7 @@ def _score(value: float | None) -> str:
 
 
 def _shortened(changed: Mapping[str, Any]) -> str:
-    """Changes as after `-S`, cut where they are long; formats are told by their number."""
+    """Changes as after `-S`, cut where they are long; formats are given by their number."""
     formats = [key for key in changed if key.startswith("recipe.formats.")]
     parts = [
         f"{key.removeprefix('recipe.merges.')}={_value(value)}"

@@ -63,8 +63,8 @@ def released_card(
     steps += [f"git checkout {origin.commit}"] if origin.commit else []
     where = f"The project: {origin.address}\n\n" if origin.address else ""
     shell = "\n".join([*steps, "make setup && . .venv/bin/activate"])
-    told = f"{_REBUILD}\n{where}```sh\n{shell}\n```\n"
-    return text.replace(_REBUILD, told, 1)
+    steps_shown = f"{_REBUILD}\n{where}```sh\n{shell}\n```\n"
+    return text.replace(_REBUILD, steps_shown, 1)
 
 
 def title_of(card: str) -> str:

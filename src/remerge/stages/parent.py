@@ -56,7 +56,7 @@ def _ancestors() -> list[int]:
 
 
 def _lock_holders() -> set[int] | None:
-    """Processes that DVC's lock file names, dead ones too; None when it cannot be told."""
+    """Processes that DVC's lock file names, dead ones too; None when it is not known."""
     if "DVC_STAGE" not in os.environ:
         return None
     import json

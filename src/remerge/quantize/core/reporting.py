@@ -141,7 +141,7 @@ def write_report(
 def _inputs(request: Request) -> dict[str, dict[str, str]]:
     """The model by its id where a manifest of this library says it, elsewhere by its name alone.
 
-    A model in one file is told by its digest as well.
+    A model in one file is identified by its digest as well.
     """
     if request.model.is_file():
         return {request.model.name: {"sha256": sha256_of(request.model)}}
