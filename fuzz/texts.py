@@ -27,7 +27,7 @@ def recipe_text(data: bytes) -> None:
     path.write_bytes(data)
 
     def read() -> None:
-        guard._check_file(path)
+        guard._check_file(path, "conf/recipe/fuzzed.yaml")
         value = parse_yaml(data)
         read_graph(read_recipe(value.get("recipe") if isinstance(value, dict) else value))
 
@@ -38,8 +38,8 @@ def pins_text(data: bytes) -> None:
     """A file of conf/pins"""
     path = scratch() / "pins.yaml"
     path.write_bytes(data)
-    found = checked(lambda: pins._read(path, "conf/pins/fuzzed.yaml"))
-    for name, pin in found.sources.items() if found else ():
+    found = checked(lambda: pins.read_pins_file(path, "conf/pins/fuzzed.yaml"))
+    for name, pin in (found or {}).items():
         checked(lambda name=name, pin=pin: pins.digest(name, pin))
 
 

@@ -83,9 +83,19 @@ def parse_documents(data: bytes) -> list[Document]:
             loader.dispose()
         return found
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(_reason(error)) from None
     except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """What is wrong, then where: `line 5, column 37: did not find expected ',' or ']'`."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return " ".join(str(error).split())
+    context = getattr(error, "context", None)
+    said = f"{problem} {context}" if context else str(problem)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {' '.join(said.split())}"
 
 
 def _read(path: Path) -> bytes:
@@ -133,7 +143,7 @@ def parse_yaml(data: bytes, *, scalar: Callable[[str], None] | None = None) -> A
         _bound(text, scalar)
         return yaml.load(text, _LOADER)  # noqa: S506 - both are safe loaders
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(_reason(error)) from None
     # Values such as a date of month 13, or a table as the key of a table.
     except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +73,14 @@ def test_a_wrong_override_does_not_compose(override: str, says: str) -> None:
         composed([override], CONF)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value) and str(CONF) not in str(caught.value)
+
+
+def test_a_file_that_is_no_yaml_is_named_with_line_and_column(tmp_path: Path) -> None:
+    conf = Path(shutil.copytree(CONF, tmp_path / "conf"))
+    (conf / "recipe" / "bad.yaml").write_text("recipe:\n  merges: [a, b}\n")
+    with pytest.raises(RecipeError) as caught:
+        composed(["recipe=bad"], conf)
+    assert str(caught.value).startswith("conf/recipe/bad.yaml: line 2, column 16: did not find")
 
 
 def test_a_default_that_dvc_tracks_is_written_out() -> None:

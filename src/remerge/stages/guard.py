@@ -49,30 +49,31 @@ def check_files(conf: Path) -> None:
         if path.is_symlink() and not path.resolve().is_relative_to(conf.resolve()):
             raise RecipeError(f"{path}: is a link out of {conf}; refused")
         if path.suffix in (".yaml", ".yml") and path.is_file():
-            _check_file(path)
+            # As in the project, wherever this copy of it lies.
+            _check_file(path, str(Path(conf.name) / path.relative_to(conf)))
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, where: str) -> None:
     try:
         with path.open("rb") as opened:
             data = opened.read(_FILE_LIMIT + 1)
         if len(data) > _FILE_LIMIT:
             raise ValueError(f"longer than {_FILE_LIMIT} bytes")
-        value = parse_yaml(data, scalar=lambda text: check_text(text, str(path)))
+        value = parse_yaml(data, scalar=lambda text: check_text(text, where))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{where}: {' '.join(str(error).split())}") from None
     if re.search(rb"^#\s*@package\s+\S*hydra", data, re.MULTILINE):
-        raise RecipeError(f"{path}: configures Hydra itself; only parameters may stand in conf/")
+        raise RecipeError(f"{where}: configures Hydra itself; only parameters may stand in conf/")
     if not isinstance(value, Mapping):
         return
     for key in value:
         if str(key).split(".")[0] == "hydra":
             raise RecipeError(
-                f"{path}: configures Hydra itself; only parameters may stand in conf/"
+                f"{where}: configures Hydra itself; only parameters may stand in conf/"
             )
     defaults = value.get("defaults")
     for text in _texts(defaults) if isinstance(defaults, list) else ():
-        _check_option(text, f"{path}: defaults")
+        _check_option(text, f"{where}: defaults")
 
 
 def _check_option(text: str, where: str) -> None:
