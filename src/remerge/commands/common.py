@@ -23,6 +23,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         help="type of the result (default: %(default)s)",
     )
     add_work_options(parser, shard_size="1GB", out="--out")
+    add_dequantize_option(parser)
 
 
 def add_work_options(parser: argparse.ArgumentParser, *, shard_size: str, out: str) -> None:
@@ -40,7 +41,6 @@ def add_work_options(parser: argparse.ArgumentParser, *, shard_size: str, out: s
         type=Path,
         help=f"where unfinished work is kept for the next attempt (default: .scratch beside {out})",
     )
-    add_dequantize_option(parser)
 
 
 def add_dequantize_option(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from remerge.commands.common import build_options, parse_size
+from remerge.commands.common import add_work_options, build_options, parse_size
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,19 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float16", "bfloat16", "float32"),
         help="type of what was quantized (default: the one that config.json says)",
     )
-    parser.add_argument(
-        "--shard-size",
-        default="5GB",
-        help="size limit of an output file, such as 500MB or 5GB (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threads", type=int, help="threads to use (default: all cores; changes no byte)"
-    )
-    parser.add_argument(
-        "--scratch",
-        type=Path,
-        help="where unfinished work is kept for the next attempt (default: .scratch beside --out)",
-    )
+    add_work_options(parser, shard_size="5GB", out="--out")
 
 
 def run(options: argparse.Namespace) -> None:
