@@ -215,3 +215,16 @@ def test_plan_prints_the_table_of_every_document(say: Say) -> None:
     assert "weight=0.25,0.75" in lines[1]
     assert lines[22] == "# merge: 21 tensors"
     assert not Path("out").exists()
+
+
+def test_filter_that_lets_no_tensor_pass_is_noted_or_refused(say: Say) -> None:
+    model("a", 1), model("b", 2)
+    text = LINEAR.replace("{weight: 0.25}", "{weight: [{filter: FILTER, value: 1}, {value: 0.25}]}")
+    status, said = say("merge", write(text.replace("FILTER", "mlp.up_prj")), "out")
+    assert status == 1
+    assert "filter 'mlp.up_prj' matches no tensor; did you mean 'up_proj'?" in said
+    plain = merged(say, LINEAR, "plain")
+    status, said = say("merge", write(text.replace("FILTER", "router")), "unused")
+    assert status == 0
+    assert "note: merge.yml: filter 'router' matches no tensor" in said
+    assert plain in said

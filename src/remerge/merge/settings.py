@@ -10,7 +10,7 @@ mergekit's rules. Outside of the layers a list gives its first value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from remerge.errors import RecipeError, printable
@@ -58,6 +58,17 @@ def value_at(setting: Any, tensor: str, place: float, where: str = "parameter") 
                 return value_at(entry["value"], tensor, place, where)
         return None
     return _along(setting, place, where)
+
+
+def filters_of(setting: Any) -> Iterator[str]:
+    """The texts of a setting's filters, but of those that every tensor passes."""
+    if isinstance(setting, Mapping):
+        if setting.get("filter") not in _ANY:
+            yield str(setting["filter"])
+        yield from filters_of(setting.get("value"))
+    elif isinstance(setting, Sequence) and not isinstance(setting, str):
+        for entry in setting:
+            yield from filters_of(entry)
 
 
 def _along(values: Sequence[Any], place: float, where: str) -> Any:

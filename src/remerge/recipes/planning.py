@@ -31,6 +31,7 @@ from remerge.baking.bake import plan_bake
 from remerge.errors import CheckpointError, RecipeError, printable
 from remerge.merge.computed import ComputedModel, computed_model
 from remerge.merge.result_config import config_changes
+from remerge.merge.settings import filters_of
 from remerge.merge.table import Row, Slice, Table, Use, make_table
 from remerge.merge.table_plan import TablePlan, plan_table
 from remerge.merge.token_mapping import map_vocabulary
@@ -156,7 +157,7 @@ class _Planner:
         for each in self.used:
             self.notes += each.notes
         unused = [str(each.name) for each in self.merges if each not in self.used]
-        return Planned(plan, companions, changes, tuple(self.notes), tuple(unused))
+        return Planned(plan, companions, changes, tuple(dict.fromkeys(self.notes)), tuple(unused))
 
     def order(self, merge: Merge, above: tuple[str, ...]) -> None:
         """Note the documents that `merge` is made of, each after those it uses."""
@@ -438,6 +439,7 @@ class _Planner:
                 defaults=merge.defaults,
                 label=merge.place,
             ).rows
+        self.check_filters(merge, rows)
         if merge.gradient is not None:
             self.require_counted(merge, merge.gradient)
             ratios = blend_ratios(merge.gradient, [row.tensor for row in rows])
@@ -446,6 +448,25 @@ class _Planner:
                 for row, ratio in zip(rows, ratios, strict=True)
             ]
         return Table(tuple(rows))
+
+    def check_filters(self, merge: Merge, rows: Sequence[Row]) -> None:
+        """Refuse a misspelt filter, and note one that lets no tensor pass: its value is unused."""
+        levels = [merge.parameters]
+        for module in merge.modules:
+            levels.append(module.parameters)
+            for part in module.slices:
+                levels += [part.parameters, *(use.parameters for use in part.sources)]
+        settings = [value for level in levels for value in level.values()]
+        texts = dict.fromkeys(text for value in settings for text in filters_of(value))
+        names = {source.tensor for row in rows for source in row.sources}
+        parts = {part for name in names for part in name.split(".")}
+        for text in texts:
+            if any(text in name for name in names):
+                continue
+            close = nearest(text, parts)
+            if close:
+                raise RecipeError(f"{merge.place}: filter {shown(text)} matches no tensor{close}")
+            self.notes.append(f"{merge.place}: filter {shown(text)} matches no tensor")
 
     def require_counted(self, merge: Merge, gradient: Gradient) -> None:
         first = merge.merged()[0]
