@@ -89,7 +89,7 @@ docs: setup-dev ## build the documentation as a site: build/site/index.html
 	mkdocs build --quiet
 ## Checks
 
-.PHONY: lint format test test-full
+.PHONY: lint format test test-full coverage
 
 lint: setup-dev ## ruff (rules and format) and mypy
 	ruff check .
@@ -105,6 +105,10 @@ test: setup-dev ## the tests that take seconds
 
 test-full: setup-dev ## the tests that build whole pipelines
 	pytest -m full -n $(WORKERS)
+
+# Compiled kernels are not traced: what they compute is compared with slow code instead.
+coverage: setup-dev ## the tests that take seconds, and which lines of src/ they run
+	COVERAGE_FILE=build/.coverage pytest -m "not full" -n $(WORKERS) --cov=remerge --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 .PHONY: fuzz nightly
 

@@ -13,7 +13,6 @@ from pydantic_core import PydanticCustomError
 from remerge.schema import shown
 
 #: λ and weights are rounded to float32.
-MAX_FLOAT32 = 3.4028234663852886e38
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
