@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from remerge.errors import RecipeError
 from remerge.stages.compose import composed
-from remerge.stages.params import check_params
+from remerge.stages.params import check_params, item
 from tests.pipeline.closure import SRC
 
 CONF = SRC.parent / "conf"
@@ -81,6 +81,11 @@ def test_a_file_that_is_no_yaml_is_named_with_line_and_column(tmp_path: Path) ->
     with pytest.raises(RecipeError) as caught:
         composed(["recipe=bad"], conf)
     assert str(caught.value).startswith("conf/recipe/bad.yaml: line 2, column 16: did not find")
+
+
+def test_an_unknown_item_of_a_stage_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"fetch has no 'bse'; did you mean 'base'\? it has"):
+        item({"base": 1, "chronos": 2}, "bse", "fetch")
 
 
 def test_a_default_that_dvc_tracks_is_written_out() -> None:

@@ -71,3 +71,10 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     assert "plan_ties" in (tmp_path / "api" / "index.html").read_text()
     assert "mermaid" in (tmp_path / "architecture" / "index.html").read_text()
+
+
+def test_readme_begins_with_two_commands_and_a_table_of_twelve_rows() -> None:
+    first = (ROOT / "README.md").read_text().partition("\n## ")[0]
+    assert first.count("\n$ ") == 2
+    table = first.partition("<!-- merge -->\n")[2].partition("<!-- /merge -->")[0]
+    assert 2 < len(table.splitlines()) <= 2 + 12

@@ -85,5 +85,8 @@ def check_params(params: Mapping[str, Any]) -> Params:
 def item(section: Mapping[str, T], key: str, where: str) -> T:
     """One entry of a section that a stage was started for."""
     if key not in section:
-        raise RecipeError(f"{where} has no {shown(key)}; it has {', '.join(section) or 'nothing'}")
+        raise RecipeError(
+            f"{where} has no {shown(key)}{nearest(key, section) or ';'} "
+            f"it has {', '.join(section) or 'nothing'}"
+        )
     return section[key]
