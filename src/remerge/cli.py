@@ -10,13 +10,12 @@ import argparse
 import contextlib
 import importlib
 import keyword
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from remerge.errors import RemergeError, line_of, printable
 from remerge.extras import missing_extra
+from remerge.streams import drop_output, open_streams
 
 #: verb → one line of help; the module has the verb's name, see `_module`.
 VERBS: dict[str, str] = {
@@ -64,6 +63,7 @@ these commands do single steps by hand and look at what was built."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    open_streams()
     parser = argparse.ArgumentParser(
         prog="remerge",
         description=_DESCRIPTION,
@@ -84,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 subparser.set_defaults(run=module.run)
         options = parser.parse_args(arguments)
         status = options.run(options) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # a full disk shows here, or only once it is too late for a line
+        sys.stdout.flush()  # a full disk shows here, or only once it is too late for a line
         return int(status)
     except RemergeError as error:
         return _failed(str(error))
@@ -117,12 +116,7 @@ def _failed(line: str) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if line:
             print(f"error: {printable(line, 2000)}", file=sys.stderr, flush=True)
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stdout.flush()
-        return 1
-    # Python writes what is left in the buffer once more while it ends, and fails again.
-    with contextlib.suppress(OSError, AttributeError), Path(os.devnull).open("wb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    drop_output()
     return 1
 
 

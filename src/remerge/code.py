@@ -47,6 +47,7 @@ NEUTRAL = (
     "stages/quantize_eval.py",
     "stages/running.py",
     "stages/summary.py",
+    "streams.py",
     "threads.py",
     "watchdog.py",
     "yaml_text.py",

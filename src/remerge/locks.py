@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,13 +26,19 @@ _BEAT_S = 0.2
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+#: What this thread holds already: a stage holds its output, and so does the work that it calls.
+_held = threading.local()
+
+
 class _Busy(Exception):
     """Another process holds the lock."""
 
 
 @contextmanager
 def sole_writer(place: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold `place`, which need not exist, against every other process of this program.
+    """Hold `place`, which need not exist, against every other process and thread of this program.
+
+    A thread that holds it may ask again.
 
     Args:
         place: A file or folder that is going to be written.
@@ -42,6 +49,10 @@ def sole_writer(place: Path, what: str, *, wait: bool = False) -> Iterator[None]
         ToolError: Another process is writing it.
     """
     place = place.resolve()
+    held: set[Path] = _held.__dict__.setdefault("places", set())
+    if place in held:
+        yield
+        return
     made = _make_parents(place)
     lock = place.with_name(f".{place.name}.lock")
     said = False
@@ -60,9 +71,11 @@ def sole_writer(place: Path, what: str, *, wait: bool = False) -> Iterator[None]
                 note(f"{what}: waiting for another process that works in {place}")
                 said = True
             time.sleep(_BEAT_S)
+        held.add(place)
         try:
             yield
         finally:
+            held.discard(place)
             with suppress(OSError):
                 lock.unlink()
             os.close(descriptor)
@@ -73,7 +86,9 @@ def sole_writer(place: Path, what: str, *, wait: bool = False) -> Iterator[None]
 
 
 def is_free(place: Path) -> bool:
-    """Whether no process writes `place` at this moment."""
+    """Whether nobody writes `place` at this moment, this thread neither."""
+    if place.resolve() in _held.__dict__.get("places", ()):
+        return False
     try:
         with sole_writer(place, "looking"):
             return True

@@ -61,15 +61,22 @@ class Limits:
     memory      bytes of its own
     load_s      seconds to load a model
     step_s      seconds between two signs of progress afterwards
+    options     what a user sets to allow more memory, and more time
     """
 
     memory: int
     load_s: float
     step_s: float
+    options: tuple[str, str] = ("--memory", "--timeout")
 
 
 def limits_for(
-    paths: list[Path], *, memory: int | None = None, step_s: float, batch: int = 1
+    paths: list[Path],
+    *,
+    memory: int | None = None,
+    step_s: float,
+    batch: int = 1,
+    options: tuple[str, str] = Limits.options,
 ) -> Limits:
     """Limits for models, by the bytes of their files.
 
@@ -78,12 +85,14 @@ def limits_for(
         memory: Bytes; nine tenths of what is available by default.
         step_s: Seconds that a step may take however small the model is.
         batch: How many texts a step computes at once.
+        options: What a user sets to allow more memory, and more time.
 
     Returns:
         The limits: a large model takes long, and ten megabytes a second are slow for any machine.
     """
     slow = max(map(_bytes, paths), default=0) / 10_000_000
-    return Limits(memory or available_memory() * 9 // 10, 60 + slow, step_s + batch * slow)
+    memory = memory or available_memory() * 9 // 10
+    return Limits(memory, 60 + slow, step_s + batch * slow, options)
 
 
 def _bytes(path: Path) -> int:
@@ -287,15 +296,16 @@ class Watched:
                 return
             deadline = self._deadline
             used = _own_memory(self._process.pid)
+            more_memory, more_time = self._limits.options
             if used > self._limits.memory:
                 self._reason = (
                     f"needs more memory than its limit of {size(self._limits.memory)}; the file is "
-                    "hostile, or allow more with --memory"
+                    f"hostile, or allow more with {more_memory}"
                 )
             elif deadline is not None and time.monotonic() > deadline:
                 self._reason = (
                     f"no progress in {duration(self._within)}; the file is hostile, or allow more "
-                    "with --timeout"
+                    f"with {more_time}"
                 )
             elif os.fstat(self._log.fileno()).st_size > _MESSAGE_LIMIT:
                 self._reason = "the runtime writes messages without end; the file is hostile"

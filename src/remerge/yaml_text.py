@@ -22,6 +22,9 @@ SIZE_LIMIT = 64_000_000
 DEPTH_LIMIT = 50
 #: Values, with those behind an alias counted wherever it stands.
 VALUE_LIMIT = 2_000_000
+#: Characters of a number. One to the base of 60, such as 1:30, takes time by their square.
+NUMBER_LIMIT = 1000
+_NUMBER = frozenset("0123456789:._+-")
 # By libyaml where it is there: a lock of some thousand lines takes the other parser a second.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -163,6 +166,8 @@ def _bound(text: str, scalar: Callable[[str], None] | None) -> None:
             count += 1
             if event.anchor:
                 sizes[event.anchor] = 1
+            if len(event.value) > NUMBER_LIMIT and _NUMBER.issuperset(event.value):
+                raise ValueError(f"has a number of {len(event.value)} characters")
             if scalar is not None:
                 scalar(event.value)
         elif isinstance(event, yaml.CollectionStartEvent):

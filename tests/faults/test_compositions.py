@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,6 +137,71 @@ def test_each_sample_would_do_what_it_says(
     finally:
         forget_resolvers()
     assert re.search(EFFECTS[name], found), found
+
+
+#: Hydra as anybody uses it, and YAML as it is read without bounds.
+_APPLICATION = """\
+import hydra
+from omegaconf import OmegaConf
+@hydra.main(config_path="conf", config_name="config", version_base=None)
+def main(config):
+    print(OmegaConf.to_yaml(config, resolve=True))
+main()
+"""
+_YAML = "import yaml; yaml.load(open('conf/ties/x.yaml'), yaml.CSafeLoader)"
+_OMEGACONF = "from omegaconf import OmegaConf; OmegaConf.load('conf/ties/x.yaml')"
+_SECONDS = 6.0
+
+
+def _somewhere(folder: Path, name: str, text: str) -> bool:
+    return any(text in path.read_text() for path in folder.rglob(name))
+
+
+#: What the other samples bring about in such a program: the program, and how it shows afterwards.
+#: `None` for a program that has not ended in time.
+BREAKS: dict[str, tuple[str, Callable[[Path, subprocess.CompletedProcess[str] | None], bool]]] = {
+    "reads_the_folder": (_APPLICATION, lambda at, ran: bool(ran) and f"read: {at}" in ran.stdout),
+    "copies_the_environment": (
+        _APPLICATION, lambda at, _: _somewhere(at, "hydra.yaml", f"SECRET: {SECRET}"),
+    ),
+    "empties_a_file": (_APPLICATION, lambda at, _: not (at / "precious").read_text()),
+    "writes_elsewhere": (_APPLICATION, lambda at, _: (at.parent / "outside").is_dir()),
+    "bomb": (_OMEGACONF, lambda _, ran: ran is None or ran.returncode != 0),
+    "brackets": (_YAML, lambda _, ran: bool(ran) and ran.returncode == -signal.SIGSEGV),
+    "itself": (_OMEGACONF, lambda _, ran: bool(ran) and "Traceback" in ran.stderr),
+    "long": (_OMEGACONF, lambda _, ran: ran is None),
+    "null_byte": (_OMEGACONF, lambda _, ran: bool(ran) and "Traceback" in ran.stderr),
+    "sixties": (_YAML, lambda _, ran: ran is None),
+}  # fmt: skip
+
+
+def test_every_sample_of_a_recipe_is_shown_to_work() -> None:
+    assert EFFECTS.keys() | BREAKS.keys() == SAMPLES.keys()
+    assert not EFFECTS.keys() & BREAKS.keys()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", BREAKS)
+def test_each_sample_would_break_a_plain_program(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    (folder / "conf" / "ties").mkdir(parents=True)
+    (folder / "conf" / "config.yaml").write_text(
+        "defaults: [{ties: x}, _self_]\nrecipe: {assumptions: {}}\n"
+    )
+    SAMPLES[name](folder / "conf" / "ties" / "x.yaml")
+    (folder / "precious").write_text("precious")
+    program, shows = BREAKS[name]
+    (folder / "application.py").write_text(program)
+    limited = f"ulimit -v 4000000; exec {sys.executable} application.py"
+    try:
+        ran = subprocess.run(
+            ["bash", "-c", limited], cwd=folder, env=os.environ | {"SECRET": SECRET},
+            capture_output=True, text=True, timeout=_SECONDS if name in ("bomb", "long", "sixties")
+            else 120, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        ran = None
+    assert shows(folder, ran), ran
 
 
 @fault(

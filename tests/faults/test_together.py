@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from remerge.files import create, temporary_path, write_text
 from remerge.locks import sole_writer
 from remerge.ownership import own_folder
 from remerge.proof.check import check_folder
+from remerge.quantize import quantize
 from remerge.shards.artefact import resume_key
 from remerge.shards.units import build_shards
 from remerge.sources.files import open_files
 from tests.faults.made import contents, family, left_behind, merge, ties_plan
 from tests.faults.rows import fault
+from tests.quantize.conftest import save_llama
 from tests.sources.conftest import HURRY, Pinned, hub, pinned  # noqa: F401
 from tests.sources.hub_server import HubServer
 
@@ -90,6 +93,56 @@ def test_equal_work_for_two_folders_is_done_one_after_the_other(tmp_path: Path) 
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert not check_folder(tmp_path / "b").problems
     assert sum("waiting for another process that works in" in text for text in errors) <= 1
+
+
+@fault(
+    96,
+    "two calls of `quantize` of the library for one folder, in processes or threads",
+    sees="from one of them `error: gguf_f16: another process is writing OUT; …`",
+    then="it writes the format anew",
+)
+def test_of_two_formats_into_one_folder_one_wins(tmp_path: Path) -> None:
+    model = save_llama(tmp_path / "model")
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "import remerge.quantize.gguf.write as writer\n"
+        "write = writer.write\n"
+        "writer.write = lambda request: (time.sleep(2), write(request))[1]\n"
+        "from remerge.errors import ToolError\n"
+        "from remerge.quantize import quantize\n"
+        "try:\n"
+        "    quantize(Path('model'), Path('out'), 'gguf_f16', threads=1)\n"
+        "except ToolError as error:\n"
+        "    sys.exit(f'error: {error}')\n"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-P", "-c", program], cwd=tmp_path, text=True,
+                         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+                         stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) in ([0, 1], [0, 0]), said
+    lost = [text for process, text in zip(both, said, strict=True) if process.returncode]
+    assert all(text.startswith("error: gguf_f16: another process is writing ") for text in lost)
+    quantize(model, tmp_path / "alone", "gguf_f16", threads=1)
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    with sole_writer(tmp_path / "out", "this thread"):
+        quantize(model, tmp_path / "out", "gguf_f16", threads=1)
+        failed: list[ToolError] = []
+
+        def other() -> None:
+            try:
+                quantize(model, tmp_path / "out", "gguf_f16", threads=1)
+            except ToolError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert "another process is writing" in str(failed)
+    assert not (tmp_path / ".out.lock").exists()
 
 
 def test_a_killed_merge_leaves_its_place_free(tmp_path: Path) -> None:

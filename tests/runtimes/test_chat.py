@@ -165,7 +165,7 @@ def test_a_prompt_beyond_the_context_is_one_line(
         (["nosuch"], "no such file or folder"),
         (["{empty}"], "neither a config.json"),
         (["{text}"], "is neither GGUF nor GGML"),
-        (["{broken}"], "llama.cpp does not load it"),
+        (["{broken}"], "damaged GGUF, it claims"),
         (["{text}", "--tokens", "0"], "--tokens is 0"),
         (["{text}", "--temperature", "nan"], "--temperature is nan"),
     ],

@@ -10,7 +10,7 @@ from tests.pipeline.closure import SRC, imported
 
 #: From what knows nothing to what knows all; names in one line do not know each other.
 FLOW = [
-    {"code", "errors", "formatting", "yaml_text"},
+    {"code", "errors", "formatting", "streams", "yaml_text"},
     {"watchdog"},
     {"extras", "files", "progress", "schema"},
     {"lock_copy", "locks", "ownership", "threads"},

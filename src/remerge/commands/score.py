@@ -14,13 +14,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from remerge.commands.untrusted import add_limit_options, limits_of
-
-if TYPE_CHECKING:
-    from remerge.watchdog import Channel, Limits
-
 
 #: Options that stand in place of the suite's own settings.
 _SETTINGS = ("batch_size", "device", "dtype", "limit", "chat_template", "fewshot_as_multiturn")
@@ -75,8 +70,9 @@ def run(options: argparse.Namespace) -> None:
     """Do it."""
     from remerge.errors import RecipeError
     from remerge.evaluate.results import compare
-    from remerge.evaluate.scoring import Model, require_models
+    from remerge.evaluate.scoring import Model
     from remerge.evaluate.suite import suite_from_params, with_settings
+    from remerge.evaluate.watched import score_watched
     from remerge.yaml_text import read_yaml
 
     try:
@@ -97,15 +93,12 @@ def run(options: argparse.Namespace) -> None:
     ]
     for model in models:
         _check_free(model.out_folder)
-    require_models(models)
-    results = _in_a_child(
-        {
-            "models": [[model.name, str(model.folder), str(model.out_folder)] for model in models],
-            "eval": params["eval"],
-            "settings": settings,
-            "scratch": str(options.scratch or options.out.parent / ".scratch" / "evaluate"),
-        },
+    results = score_watched(
+        models,
+        params["eval"],
         limits_of(options, options.models, suite.batch_size),
+        settings=settings,
+        scratch=options.scratch or options.out.parent / ".scratch" / "evaluate",
     )
     width = max(len(name) for name in results)
     columns = [*(benchmark.name for benchmark in suite.benchmarks), "average"]
@@ -125,30 +118,6 @@ def run(options: argparse.Namespace) -> None:
             )
     for note in dict.fromkeys(note for result in results.values() for note in result["notes"]):
         print(f"note: {note}")
-
-
-def _in_a_child(arguments: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    """The results by name, from a process that the models may crash or fill."""
-    from remerge.watchdog import Watched
-
-    about = ", ".join(path for _, path, _ in arguments["models"])
-    with Watched("remerge.commands.score:work", arguments, limits, about, grace_s=3.0) as child:
-        results: dict[str, Any] = child.ask({}, lambda _: None)
-    return results
-
-
-def work(channel: Channel, arguments: dict[str, Any]) -> None:
-    """Be the child: score the models, answer with the results."""
-    from remerge.evaluate.scoring import Model, score_many
-    from remerge.evaluate.suite import suite_from_params, with_settings
-
-    channel.request()
-    results = score_many(
-        [Model(name, Path(path), Path(out)) for name, path, out in arguments["models"]],
-        with_settings(suite_from_params(arguments["eval"]), **arguments["settings"]),
-        scratch=arguments["scratch"],
-    )
-    channel.send(answer=results)
 
 
 def _name(path: Path) -> str:

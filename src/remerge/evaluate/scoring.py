@@ -19,9 +19,8 @@ from remerge.evaluate.results import TRANSFORMERS, suite_as_json, summarise
 from remerge.evaluate.suite import Suite, with_settings
 from remerge.files import write_text
 from remerge.progress import announce
-from remerge.runtimes.loadable import require_loadable
+from remerge.runtimes.loadable import require_runnable
 from remerge.runtimes.offline import offline
-from remerge.runtimes.programs import quant_at
 from remerge.tensors.json_files import write_json
 
 if TYPE_CHECKING:
@@ -128,8 +127,7 @@ def require_models(models: Sequence[Model]) -> None:
     if len({model.name for model in models}) != len(models):
         raise RecipeError("two models to score have the same name")
     for model in models:
-        if quant_at(model.folder) is None:
-            require_loadable(model.folder)
+        require_runnable(model.folder)
 
 
 def _all_tasks(suite: Suite) -> dict[str, tuple[str, ConfigurableTask]]:

@@ -115,6 +115,8 @@ class Execution(Table):
     memory: Annotated[int, number(0, whole=True)] = 0
     retries: Annotated[int, number(0, whole=True)] = 3
     in_flight: Annotated[int, number(1, whole=True)] | None = None
+    score_memory: Annotated[int, number(1, whole=True)] | None = None
+    score_timeout: Annotated[int, number(1, whole=True)] = 600
 
 
 def read_recipe(table: object) -> Recipe:

@@ -20,15 +20,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from remerge.errors import CheckpointError, RemergeError, ToolError
-from remerge.runtimes.loadable import require_known, require_loadable, require_whole
+from remerge.errors import RemergeError, ToolError
+from remerge.runtimes.loadable import require_known, require_runnable, require_whole
 from remerge.runtimes.offline import offline
 from remerge.runtimes.programs import (
     in_a_line,
     legacy_tokens,
     open_ctransformers,
     open_llama_cpp,
-    quant_at,
 )
 from remerge.watchdog import alive
 
@@ -71,11 +70,7 @@ def open_model(path: Path, *, context: int, threads: int | None = None) -> Speak
     CheckpointError says what is wrong with the path, ToolError which runtime is missing or fails.
     """
     threads = threads or os.cpu_count() or 1
-    quant = quant_at(path)
-    if quant is None and not (path / "config.json").exists():
-        raise CheckpointError(
-            f"{path}: holds neither a config.json with weights nor one GGUF or GGML file"
-        )
+    quant = require_runnable(path)
     if quant is None:
         return Transformers(path, threads)
     speaker = LlamaCpp if quant.runtime == "llama.cpp" else CTransformers
@@ -87,7 +82,6 @@ class Transformers:
 
     @offline()
     def __init__(self, folder: Path, threads: int) -> None:
-        require_loadable(folder)
         import torch
         import transformers
 

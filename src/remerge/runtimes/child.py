@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from remerge.runtimes.chat import Emit, Settings, Speaker, open_model
-from remerge.runtimes.loadable import require_loadable
-from remerge.runtimes.programs import quant_at
+from remerge.runtimes.loadable import require_runnable
 from remerge.watchdog import Channel, Limits, Message, Watched, alive
 
 
@@ -36,8 +35,7 @@ def open_watched(
         CheckpointError: The path is wrong.
         ToolError: The runtime is missing or fails, or the child is beyond its limits.
     """
-    if path.is_dir() and quant_at(path) is None and (path / "config.json").exists():
-        require_loadable(path)
+    require_runnable(path)
     arguments = {"path": str(path), "context": context, "threads": threads}
     child = Watched("remerge.runtimes.child:serve", arguments, limits, str(path))
     try:

@@ -1,6 +1,6 @@
-"""What is looked at before a runtime is given a folder of safetensors.
+"""What is looked at before a runtime is given a model.
 
->>> require_loadable(Path("merged/final"))
+>>> require_runnable(Path("merged/final"))
 
 The libraries read more files than they name, and each was written by anybody. Here all of them are
 read first, bounded, and held against the headers of the weights; nothing is loaded.
@@ -8,6 +8,7 @@ read first, bounded, and held against the headers of the weights; nothing is loa
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,35 @@ from remerge.runtimes.model_config import (
     check_tokenizer,
     check_tokenizer_settings,
 )
+from remerge.runtimes.programs import Quant, quant_at
 from remerge.tensors.checkpoint import INDEX_NAME, SINGLE_NAME, open_checkpoint
 from remerge.tensors.json_files import read_json
 
 _SHOWN = 3
+_CONTAINERS = {"llama.cpp": "gguf", "ctransformers": "ggml"}
+
+
+def require_runnable(path: Path) -> Quant | None:
+    """Check every byte of a model that a runtime takes a length or a place from.
+
+    Args:
+        path: A folder of safetensors, a GGUF or GGML file, or a folder with one such file.
+
+    Returns:
+        The file, if it has a runtime of its own.
+
+    Raises:
+        CheckpointError: What no model has, or what would make a runtime read something else.
+    """
+    quant = quant_at(path)
+    if quant is None:
+        require_loadable(path)
+    else:
+        # By name: a reader that only refuses decides no score, so no score depends on its code.
+        container = _CONTAINERS[quant.runtime]
+        reader = importlib.import_module(f"remerge.quantize.{container}.header")
+        reader.require_alone(quant.path)
+    return quant
 
 
 def require_loadable(folder: Path) -> None:
@@ -34,7 +60,9 @@ def require_loadable(folder: Path) -> None:
         CheckpointError: What no model has, or what would make a loader read something else.
     """
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json, so this is no model that can be run")
+        raise CheckpointError(
+            f"{folder}: holds neither a config.json with weights nor one GGUF or GGML file"
+        )
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(
             f"{folder}: adapter_config.json makes loaders read another base model; remove it"

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from remerge.stages.parent import die_with_parent
+from remerge.streams import open_streams
 
 
 def _end(number: int, _frame: Any) -> None:
@@ -28,6 +29,7 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: Any) -> No
 # Python sets this name while it looks for the module of `python -m remerge.stages.NAME`, and only
 # then.
 if sys.argv[:1] == ["-m"]:
+    open_streams()
     for _signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_signal, _end)
     die_with_parent()

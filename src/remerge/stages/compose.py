@@ -7,7 +7,6 @@ when the file is not what `conf/` composes to.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -15,9 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from remerge.errors import RecipeError, RemergeError
+from remerge.errors import RecipeError
 from remerge.files import write_text
 from remerge.stages.composition import Refused, install
+from remerge.stages.running import fail
 
 
 def composed(overrides: list[str], folder: Path | None = None) -> str:
@@ -51,17 +51,21 @@ def main() -> None:
     parser.add_argument("--conf", type=Path, help="the folder of configuration (default: conf)")
     parser.add_argument("overrides", nargs="*", help="as after -S of `dvc exp run`")
     options = parser.parse_args()
-    path = Path("params.yaml")
     try:
-        text = composed(options.overrides, options.conf)
-    except RemergeError as error:
-        sys.exit(f"error: {error}")
+        _compose(options)
+    except Exception as error:
+        fail(error)
+
+
+def _compose(options: argparse.Namespace) -> None:
+    path = Path("params.yaml")
+    text = composed(options.overrides, options.conf)
     if options.print:
-        print(text, end="")
+        print(text, end="", flush=True)
     elif not options.check:
         write_text(path, text)
     elif not path.exists() or path.read_text() != text:
-        sys.exit("error: params.yaml is not what conf/ composes to; run `make params`")
+        raise RecipeError("params.yaml is not what conf/ composes to; run `make params`")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # First of all: settings under which the compiler does not load are a line.
 import remerge.kernels  # noqa: F401
-from remerge.errors import line_of
+from remerge.errors import line_of, printable
+from remerge.extras import missing_extra
 from remerge.lock_copy import keep_copy
 from remerge.recipes.schema import Execution
 from remerge.stages.summary import summary
+from remerge.streams import drop_output
 
 #: Work in progress: outside of every stage's outputs, so that DVC never deletes it.
 SCRATCH = Path("scratch")
@@ -40,10 +42,17 @@ def run(stage: Callable[..., Path], *arguments: str) -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted; finished shards are kept, run it again to go on")
     except Exception as error:
-        line = line_of(error)
-        if line is None:
-            raise
-        sys.exit(f"error: {line}")
+        fail(error)
+
+
+def fail(error: Exception) -> NoReturn:
+    """End this process with status 1 and one line; raise what no input or machine causes."""
+    refusal = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+    line = line_of(refusal or error)
+    if line is None:
+        raise error
+    drop_output()
+    sys.exit(f"error: {printable(line, 2000)}")
 
 
 def execution(settings: Execution) -> dict[str, Any]:

@@ -44,11 +44,12 @@ _recipe("reads_in_defaults", "Shows a token as the name of a missing option.",
         "defaults:\n  - /gradient: ${oc.env:SECRET}\n" + _TIES)  # fmt: skip
 _recipe("copies_the_environment", "Has Hydra copy a variable into its own section.",
         "# @package hydra\njob:\n  env_copy: [SECRET]\n")  # fmt: skip
-_recipe("searches_elsewhere", "Has Hydra read another folder.",
-        "# @package _global_\nhydra:\n  searchpath: [file:///etc, pkg://os]\n")  # fmt: skip
+_recipe("empties_a_file", "Has Hydra call a class of any package as it starts.",
+        "# @package _global_\nhydra:\n  callbacks:\n    a:\n      _target_: logging.FileHandler\n"
+        "      filename: precious\n      mode: w\n")  # fmt: skip
+_recipe("writes_elsewhere", "Has Hydra write into a folder outside of the project.",
+        "# @package hydra\nrun:\n  dir: ../outside\n")  # fmt: skip
 _recipe("reads_beside", "Reads a file outside of conf/.", "defaults:\n  - /../elsewhere\n" + _TIES)
-_recipe("drops_the_check", "Takes away the check of what is composed.",
-        "# @package _global_\nchecked: true\nties:\n  density: 2.0\n")  # fmt: skip
 _recipe("bomb", "Ten thousand million values by way of aliases.",
         "a0: &a0 [x, x]\n" + "".join(
             f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
@@ -57,3 +58,5 @@ _recipe("brackets", "Fifty thousand lists, one in the other.", "[" * 50_000)
 _recipe("itself", "A list that holds itself.", "a: &a [*a]\n" + _TIES)
 _recipe("long", "Eight million characters.", "a: " + "x" * 8_000_000 + "\n" + _TIES)
 _recipe("null_byte", "No text.", "a: \0\n")
+_recipe("sixties", "A number to the base of 60 with a million digits: minutes of arithmetic.",
+        f"a: 1{':1' * 1_000_000}\n{_TIES}")  # fmt: skip

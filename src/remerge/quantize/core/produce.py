@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from remerge.errors import RecipeError
 from remerge.files import disk_errors
+from remerge.locks import sole_writer
 from remerge.quantize.core.description import Description
 from remerge.quantize.core.format import CONTAINERS, Format, one_of
 from remerge.quantize.core.request import Request
@@ -48,7 +49,7 @@ def quantize(
     as it always does for GPTQ. RecipeError for a format that does not exist, a missing text or an
     unknown prompt; CheckpointError for a folder that is damaged, no Llama with a SentencePiece
     tokenizer, or not what the format can hold; NumericError for NaN or Inf; ToolError for a disk
-    that is too small.
+    that is too small, and while another process writes `out_folder`.
     """
     from remerge.threads import require_ieee_arithmetic, thread_count
 
@@ -67,7 +68,7 @@ def quantize(
         Path(scratch),
         description or Description(),
     )
-    with disk_errors(format_name, request.out):
+    with disk_errors(format_name, request.out), sole_writer(request.out, format_name):
         report: QuantReport = writer.write(request)
     return report
 

@@ -24,6 +24,20 @@ _MAGIC, _VERSION = b"tjgg", 3
 _HEAD_NUMBERS, _VOCABULARY_AT = 9, 2
 _ALIGNMENT = 32
 _NAME_LIMIT, _DIMENSIONS_LIMIT = 1024, 4
+#: Far above any model. A file may be sparse, so its size alone bounds nothing.
+_TOKENS_LIMIT = 4_000_000
+
+
+def require_alone(path: Path) -> None:
+    """Check all that a program takes a length or a place from; the format names no further file.
+
+    Args:
+        path: A GGML file.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    read_ggml_header(path)
 
 
 def read_ggml_header(path: Path) -> dict[str, TensorInfo]:
@@ -54,6 +68,8 @@ def _tensors(data: mmap.mmap, path: Path) -> dict[str, TensorInfo]:
     head = _numbers(data, 0, _HEAD_NUMBERS)
     if head[1] != _VERSION:
         raise ValueError(f"its version is {head[1]}, known is {_VERSION}")
+    if head[_VOCABULARY_AT] > _TOKENS_LIMIT:
+        raise ValueError(f"it claims {head[_VOCABULARY_AT]} tokens")
     at = 4 * _HEAD_NUMBERS
     for _ in range(head[_VOCABULARY_AT]):
         (length,) = _numbers(data, at, 1)
@@ -85,6 +101,6 @@ def _entry(data: mmap.mmap, at: int, path: Path) -> TensorInfo:
     block, block_bytes = GGML_QUANT_SIZES[kind]
     elements = math.prod(shape)
     nbytes = elements // block * block_bytes
-    if elements % block or nbytes > len(data) - offset:
+    if (shape or (1,))[-1] % block or nbytes > len(data) - offset:
         raise ValueError(f"tensor {printable(name)!r} does not lie where it can")
     return TensorInfo(name, kind.name, shape, path, offset, nbytes)

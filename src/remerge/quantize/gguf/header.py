@@ -27,7 +27,17 @@ _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _FORMS = dict(zip(_SCALARS, "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
 _UINT32 = 4
+_ALIGNMENT_KEY = "general.alignment"
+_SPLIT_KEY = "split.count"
+#: Far above any model. A file may be sparse, so its size alone bounds nothing: a terabyte of zeros
+#: is a table of 100 thousand million empty texts.
 _NESTING_LIMIT = 4
+_DIMENSIONS_LIMIT = 4
+_ENTRIES_LIMIT = 100_000
+_TENSORS_LIMIT = 1_000_000
+_ITEMS_LIMIT = 4_000_000
+_NAME_LIMIT = 65_535
+_TEXT_LIMIT = 64_000_000
 
 
 class _Reader:
@@ -35,6 +45,7 @@ class _Reader:
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.position = data, 0
+        self._items = 0
 
     def skip(self, count: int) -> None:
         if count > len(self.data) - self.position:
@@ -50,8 +61,10 @@ class _Reader:
         self.skip(size)
         return struct.unpack_from(f"<{count}{form}", self.data, at)
 
-    def string(self) -> bytes:
+    def string(self, limit: int = _TEXT_LIMIT) -> bytes:
         length = self.number("Q")
+        if length > limit:
+            raise ValueError(f"it has a text of {length} bytes where {limit} are the most")
         at = self.position
         self.skip(length)
         return self.data[at : at + length]
@@ -66,6 +79,9 @@ class _Reader:
             if item in _SCALARS:
                 self.skip(_SCALARS[item] * count)
             else:
+                self._items += count
+                if self._items > _ITEMS_LIMIT:
+                    raise ValueError(f"its metadata have lists of more than {_ITEMS_LIMIT} values")
                 for _ in range(count):
                     self.skip_value(item, depth + 1)
         else:
@@ -91,6 +107,24 @@ def read_gguf_metadata(path: Path) -> dict[str, Entry]:
     """
     with _opened(path) as data:
         return _entries(_Reader(data))
+
+
+def require_alone(path: Path) -> None:
+    """Check all that a program takes a length or a place from, and that it reads this file alone.
+
+    Args:
+        path: A GGUF file.
+
+    Raises:
+        CheckpointError: The header is damaged, or names further files, which a program would open.
+    """
+    read_gguf_header(path)
+    split = read_gguf_metadata(path).get(_SPLIT_KEY)
+    if split is not None and split.value not in (0, 1):
+        raise CheckpointError(
+            f"{path}: is a part of a model, of which a program reads the other parts unchecked; "
+            "join them first (`llama-gguf-split --merge`)"
+        )
 
 
 def read_gguf_header(path: Path) -> dict[str, TensorInfo]:
@@ -125,7 +159,23 @@ def _counts(reader: _Reader) -> tuple[int, int]:
     if version not in (2, 3):
         raise ValueError(f"its version is {version}, known are 2 and 3 (little-endian)")
     count, entries = reader.numbers("Q", 2)
+    if count > _TENSORS_LIMIT or entries > _ENTRIES_LIMIT:
+        raise ValueError(f"it claims {count} tensors and {entries} entries of metadata")
     return count, entries
+
+
+def _keys(reader: _Reader, entries: int) -> Iterator[tuple[str, int, int]]:
+    """Key, place and type of every entry; who takes them steps over the value."""
+    seen = set()
+    for _ in range(entries):
+        start = reader.position
+        key, kind = reader.string(_NAME_LIMIT).decode("utf-8"), reader.number("I")
+        if key in seen:
+            raise ValueError(f"its metadata has {printable(key)!r} twice")
+        if key == _ALIGNMENT_KEY and kind != _UINT32:
+            raise ValueError("its alignment is no whole number of 32 bits")
+        seen.add(key)
+        yield key, start, kind
 
 
 def _value(reader: _Reader, kind: int) -> int | float | str | None:
@@ -149,12 +199,8 @@ def _value(reader: _Reader, kind: int) -> int | float | str | None:
 def _entries(reader: _Reader) -> dict[str, Entry]:
     _, count = _counts(reader)
     found: dict[str, Entry] = {}
-    for _ in range(count):
-        start = reader.position
-        key = reader.string().decode("utf-8")
-        value = _value(reader, reader.number("I"))
-        if key in found:
-            raise ValueError(f"its metadata has {printable(key)!r} twice")
+    for key, start, kind in _keys(reader, count):
+        value = _value(reader, kind)
         found[key] = Entry(start, reader.position, value)
     return found
 
@@ -162,9 +208,8 @@ def _entries(reader: _Reader) -> dict[str, Entry]:
 def _tensors(reader: _Reader, path: Path, size: int) -> dict[str, TensorInfo]:
     count, entries = _counts(reader)
     alignment = 32
-    for _ in range(entries):
-        key, kind = reader.string(), reader.number("I")
-        if key == b"general.alignment" and kind == _UINT32:
+    for key, _, kind in _keys(reader, entries):
+        if key == _ALIGNMENT_KEY:
             alignment = reader.number("I")
         else:
             reader.skip_value(kind)
@@ -187,14 +232,14 @@ def _tensors(reader: _Reader, path: Path, size: int) -> dict[str, TensorInfo]:
 def _entry(reader: _Reader) -> tuple[str, str, tuple[int, ...], int, int]:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    name = reader.string().decode("utf-8")
+    name = reader.string(_NAME_LIMIT).decode("utf-8")
     dimensions = reader.number("I")
-    if dimensions > 8:
+    if dimensions > _DIMENSIONS_LIMIT:
         raise ValueError(f"tensor {printable(name)!r} has {dimensions} dimensions")
     shape = reader.numbers("Q", dimensions)[::-1]
     kind = GGMLQuantizationType(reader.number("I"))
     block, block_bytes = GGML_QUANT_SIZES[kind]
     elements = math.prod(shape)
-    if elements % block or elements >= 2**63:
+    if (shape or (1,))[-1] % block or elements >= 2**63:
         raise ValueError(f"tensor {printable(name)!r} of {kind.name} has no whole blocks")
     return name, kind.name, shape, reader.number("Q"), elements // block * block_bytes
