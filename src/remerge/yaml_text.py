@@ -10,6 +10,7 @@ does neither, so depth and size are counted on it first.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ VALUE_LIMIT = 2_000_000
 #: Characters of a number. One to the base of 60, such as 1:30, takes time by their square.
 NUMBER_LIMIT = 1000
 _NUMBER = frozenset("0123456789:._+-")
+#: Lines such as `%TAG`, each of which libyaml compares with all before it.
+DIRECTIVE_LIMIT = 100
+_DIRECTIVE = re.compile("^%", re.MULTILINE)
+_LINE_ENDS = re.compile("[\r\x85\u2028\u2029]")
 # By libyaml where it is there: a lock of some thousand lines takes the other parser a second.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -157,6 +162,8 @@ def _bound(text: str, scalar: Callable[[str], None] | None) -> None:
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []
     count = 0
+    if len(_DIRECTIVE.findall(_LINE_ENDS.sub("\n", text))) > DIRECTIVE_LIMIT:
+        raise ValueError(f"more than {DIRECTIVE_LIMIT} lines that begin with %")
     for event in yaml.parse(text, _LOADER):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:

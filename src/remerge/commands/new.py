@@ -134,7 +134,7 @@ def _call(folder: Path, *command: str) -> None:
 
     from remerge.errors import ToolError, printable
 
-    words = [sys.executable, "-m", *command] if command[0] == "dvc" else list(command)
+    words = [sys.executable, "-P", "-m", *command] if command[0] == "dvc" else list(command)
     try:
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:

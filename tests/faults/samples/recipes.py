@@ -60,3 +60,6 @@ _recipe("long", "Eight million characters.", "a: " + "x" * 8_000_000 + "\n" + _T
 _recipe("null_byte", "No text.", "a: \0\n")
 _recipe("sixties", "A number to the base of 60 with a million digits: minutes of arithmetic.",
         f"a: 1{':1' * 1_000_000}\n{_TIES}")  # fmt: skip
+_recipe("directives", "A hundred thousand directives, each compared with all before it.",
+        "".join(f"%TAG !e{i}! tag:x,2000:\n" for i in range(120_000)) + f"---\n{_TIES}",
+        )  # fmt: skip
