@@ -16,10 +16,13 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
+from remerge.cli import main
 from remerge.errors import RecipeError
 from remerge.stages import composition
 from remerge.stages.compose import composed
 from remerge.stages.guard import forget_resolvers
+from tests.answers import answered
+from tests.faults.made import model
 from tests.faults.rows import fault
 from tests.faults.samples import every_sample
 from tests.pipeline.closure import SRC
@@ -281,3 +284,23 @@ def test_no_secret_of_the_environment_is_composed(tmp_path: Path) -> None:
         out = project.run(*command, f"recipe.title={SECRET}", expect=1, HF_TOKEN=SECRET)
         assert "hold a secret" in out and SECRET not in out, out
         assert project.read("params.yaml") == before
+
+
+@fault(
+    64,
+    "a mergekit file that asks for a billion layers",
+    sees="`error: …: base has no layers [0, 1000000000); it has 2`, at once",
+    then="the same",
+)
+@pytest.mark.timeout(120)
+def test_a_mergekit_file_asks_for_no_more_than_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model(tmp_path / "base", 0)
+    for write in every_sample()["mergekit"].values():
+        write(tmp_path / "merge.yaml")
+        assert main(["merge", "merge.yaml", "out"]) == 1
+        line = answered(capfd.readouterr().err)
+        assert line.startswith("error: ") and line.count("\n") == 1, line
+        assert "has no layers [0, 1000000000)" in line

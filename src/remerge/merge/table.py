@@ -353,7 +353,8 @@ class _Maker:
                 "range has to say of which, so give each its own entry under `modules:`"
             )
         begin, end = use.layers or (0, max(layers, default=-1) + 1)
-        absent = [number for number in range(begin, end) if number not in layers]
+        # By number first: whoever wrote the range may have claimed a billion layers.
+        absent = end - begin > len(layers) or any(n not in layers for n in range(begin, end))
         if begin < 0 or end < begin or absent:
             raise RecipeError(
                 f"{self._label}: {printable(use.model)} has no layers [{begin}, {end}); it has "

@@ -63,3 +63,12 @@ _recipe("sixties", "A number to the base of 60 with a million digits: minutes of
 _recipe("directives", "A hundred thousand directives, each compared with all before it.",
         "".join(f"%TAG !e{i}! tag:x,2000:\n" for i in range(120_000)) + f"---\n{_TIES}",
         )  # fmt: skip
+
+
+@sample("mergekit")
+def layers(path: Path) -> None:
+    """Asks for a billion layers of a model, each of which would be named."""
+    source = "{model: base, layer_range: [0, 1000000000]}"
+    path.write_text(
+        f"slices: [{{sources: [{source}]}}]\nmerge_method: passthrough\ndtype: float16\n"
+    )
