@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remerge.commands.common import (
+    add_dequantize_option,
     add_work_options,
     build_options,
     parse_size,
@@ -61,6 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "models with other tokens are an error",
     )
     add_work_options(parser, shard_size="5GB", out="OUT")
+    add_dequantize_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
