@@ -26,6 +26,17 @@ def test_a_suite_is_read_with_its_defaults() -> None:
     assert suite.benchmarks[0].data == Path("items/add.jsonl")
 
 
+def test_skill_needs_no_more_than_its_name() -> None:
+    values = {"suite": "s", "data": "items", "max_new_tokens": 7}
+    tasks = {"add": None, "sub": {"max_new_tokens": 9, "data": "b.jsonl"}}
+    add, sub = suite_from_params({**values, "tasks": tasks}).benchmarks
+    assert (add.kind, add.metric) == (sub.kind, sub.metric) == ("skill", "exact_match")
+    assert (add.data, add.max_new_tokens) == (Path("items/add.jsonl"), 7)
+    assert (sub.data, sub.max_new_tokens) == (Path("b.jsonl"), 9)
+    with pytest.raises(RecipeError, match=r"eval\.tasks\.add\.data"):
+        suite_from_params({"suite": "s", "tasks": {"add": None}})
+
+
 @pytest.mark.parametrize(
     ("changes", "place"),
     [
