@@ -36,10 +36,11 @@ def printable(text: object, limit: int = 200) -> str:
     public reports.
     """
     whole = str(text)
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode()
-        for c in without_secrets(whole[: limit + _BEYOND])
-    )
+    shown = without_secrets(whole[: limit + _BEYOND])
+    if not shown.isprintable():
+        shown = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown
+        )
     return shown if len(shown) <= limit else f"{shown[:limit]}… ({len(whole)} characters)"
 
 

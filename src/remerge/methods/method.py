@@ -83,25 +83,25 @@ class Parameter:
         Raises:
             RecipeError: it is of another type or out of range; `where` says whose it is.
         """
-        wanted = RecipeError(f"{where}: {self.name} is {printable(value, 60)}; it is {self.range}")
+        checked = self._checked(value)
+        if checked is None:
+            raise RecipeError(f"{where}: {self.name} is {printable(value, 60)}; it is {self.range}")
+        return checked
+
+    def _checked(self, value: Any) -> Any:
+        """The value in the parameter's own type; None if it is none."""
         if self.kind == "bool":
             # mergekit's users write 1.0 and 0 for switches.
-            if isinstance(value, bool) or value in (0, 1):
-                return bool(value)
-            raise wanted
+            return bool(value) if isinstance(value, bool) or value in (0, 1) else None
         if self.kind == "choice":
-            if value in self.choices:
-                return value
-            raise wanted
+            return value if value in self.choices else None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise wanted
+            return None
         # Compared before it is a float: an int may be too large for one.
         if not self.low <= value <= self.high or value in self.without:
-            raise wanted
+            return None
         if self.kind == "int":
-            if value != int(value):
-                raise wanted
-            return int(value)
+            return int(value) if value == int(value) else None
         return float(value)
 
 
