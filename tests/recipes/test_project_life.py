@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from tests.proof.models import CONFIG as LLAMA
 from tests.proof.models import encode, save
 from tests.recipes.installed import Installed, install
+from tests.sources.hub_server import HubServer
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 REMERGE = "remerge.cli"
@@ -56,19 +58,19 @@ dtype: float16
 LEVELS = """\
 name: first
 merge_method: linear
-models: [{model: ./a, parameters: {weight: 0.3}}, {model: ./b, parameters: {weight: 0.7}}]
+models: [{model: ann/a, parameters: {weight: 0.3}}, {model: bob/b, parameters: {weight: 0.7}}]
 dtype: float16
 ---
 name: second
 merge_method: slerp
 base_model: first
-models: [{model: ./b}]
+models: [{model: bob/b}]
 parameters: {t: [0.2, 0.6]}
 dtype: float16
 ---
 merge_method: ties
-base_model: ./base
-models: [{model: second}, {model: ./a}]
+base_model: ann/base
+models: [{model: second}, {model: ann/a}]
 parameters: {weight: 1, density: 0.5}
 dtype: float16
 """
@@ -95,10 +97,21 @@ def save_deep(folder: Path, seed: int) -> None:
     (folder / "config.json").write_text(json.dumps({**LLAMA, "num_hidden_layers": LAYERS}))
 
 
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub that has the models of `LEVELS`."""
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        for seed, name in enumerate(("ann/base", "ann/a", "bob/b")):
+            save_deep(tmp_path / name, seed)
+            server.add_folder(name, tmp_path / name)
+        yield server
+
+
 def new_project(installed: Installed, folder: Path, config: str) -> tuple[Path, str]:
-    """A pinned project beside its models, and the model id that `remerge merge` gives."""
-    for seed, name in enumerate(("base", "a", "b", "c", "d")):
-        save_deep(folder / name, seed)
+    """A pinned project, and the model id that `remerge merge` gives of the folders beside it."""
     (folder / "merge.yml").write_text(config)
     wanted = installed.say(folder, REMERGE, "merge", "merge.yml", "out").split()[0]
     installed.say(folder, REMERGE, "new", "my", "--from", "merge.yml")
@@ -124,13 +137,15 @@ def commit(installed: Installed, project: Path, message: str) -> None:
 def test_published_shapes_become_projects(
     installed: Installed, tmp_path: Path, config: str
 ) -> None:
+    for seed, name in enumerate(("base", "a", "b", "c", "d")):
+        save_deep(tmp_path / name, seed)
     project, wanted = new_project(installed, tmp_path, config)
     installed.say(project, "dvc", "repro")
     assert model_id(project) == wanted
 
 
 def test_a_project_is_tried_shared_and_built_elsewhere(
-    installed: Installed, tmp_path: Path
+    installed: Installed, hub: HubServer, tmp_path: Path
 ) -> None:
     project, wanted = new_project(installed, tmp_path, LEVELS)
     installed.say(project, "dvc", "repro")
