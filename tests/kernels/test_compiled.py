@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -202,7 +203,10 @@ assert (product == 18).all() and "scipy.linalg" in sys.modules
 
 def test_settings_of_the_compiler_in_a_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / ".numba_config.yaml").write_text(f"cache_dir: {tmp_path}\n")
-    for verb in (["ties", "a", "b", "--out", "c"], ["bake", "a", "b", "--out", "c"]):
+    for verb in (
+        ["ties", "a", "b", "--out", "c"], ["bake", "a", "b", "--out", "c"], ["diff", "a", "b"],
+        ["quantize", "a", "gguf_q4_0", "--out", "c"],
+    ):  # fmt: skip
         run = subprocess.run(
             [sys.executable, "-P", "-m", "remerge.cli", *verb],
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(SRC)},
@@ -211,3 +215,14 @@ def test_settings_of_the_compiler_in_a_folder_are_refused(tmp_path: Path) -> Non
         assert run.returncode == 1, run
         assert run.stderr.startswith("error: .numba_config.yaml in this folder would change")
         assert len(run.stderr.splitlines()) == 1
+
+
+def test_every_package_that_loads_numba_checks_its_settings_first() -> None:
+    loads = re.compile(r"^(import|from) numba\b", re.MULTILINE)
+    modules = [path for path in SRC.rglob("*.py") if loads.search(path.read_text())]
+    assert modules
+    for path in modules:
+        packages = [parent / "__init__.py" for parent in path.parents]
+        packages = [package for package in packages if package.is_relative_to(SRC / "remerge")]
+        checks = ["import remerge.kernels" in package.read_text() for package in packages]
+        assert path.is_relative_to(SRC / "remerge/kernels") or any(checks), path

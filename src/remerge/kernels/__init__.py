@@ -11,12 +11,20 @@ Legend of name endings: `_u8` raw little-endian bytes, `_f32`/`_f64` arrays of t
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from remerge.errors import ToolError
 
 
 def _require_compiler() -> None:
-    """ToolError for settings under which numba compiles nothing, or does not even load."""
+    """ToolError for settings under which numba compiles nothing, or code that is not ours."""
+    # numba takes settings from this file of whatever folder it is started in, the place of its
+    # cache among them, whose files are code: a downloaded folder must not have a say in that.
+    if Path(".numba_config.yaml").exists():
+        raise ToolError(
+            ".numba_config.yaml in this folder would change how kernels are compiled; remove it, "
+            "or run the command elsewhere"
+        )
     if os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0"):
         raise ToolError(
             f"NUMBA_DISABLE_JIT={os.environ['NUMBA_DISABLE_JIT']} turns off the compiler that all "
@@ -29,5 +37,5 @@ def _require_compiler() -> None:
         )
 
 
-# Before any of the modules here, the first thing of which is to load numba.
+# Before numba is loaded. Every package whose modules import numba imports this one first.
 _require_compiler()

@@ -31,26 +31,15 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
-import numpy as np
-
-from remerge.errors import ToolError
-from remerge.progress import Compiling
-
-# numba takes settings from this file of whatever folder it is started in, the place of its cache
-# among them, whose files are code: a downloaded folder must not have a say in that.
-if Path(".numba_config.yaml").exists():
-    raise ToolError(
-        ".numba_config.yaml in this folder would change how kernels are compiled; remove it, or "
-        "run the command elsewhere"
-    )
-
 import numba
+import numpy as np
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
 from remerge.code import PACKAGE, digest_of, folder_of
 from remerge.files import create, temporary_path
 from remerge.ownership import is_ours_alone
+from remerge.progress import Compiling
 
 _DIGEST_BYTES = 32
 #: Tells that kernels are compiled.
