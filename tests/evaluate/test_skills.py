@@ -229,7 +229,7 @@ def test_a_folder_that_is_no_model_is_refused(items: dict[str, Path], tmp_path: 
     with pytest.raises(CheckpointError, match="no such file or folder"):
         score(tmp_path / "nowhere", suite_of(items), tmp_path / "scores")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"no config\.json"):
+    with pytest.raises(CheckpointError, match=r"neither a config\.json with weights nor"):
         score(tmp_path / "empty", suite_of(items), tmp_path / "scores")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -241,12 +242,15 @@ def test_processes_of_two_containers_use_other_names(tmp_path: Path) -> None:
 
 def test_a_place_is_held_until_its_writer_ends(tmp_path: Path) -> None:
     place = tmp_path / "deep" / "out"
-    with sole_writer(place, "first"):
-        with (
-            pytest.raises(ToolError, match=r"second: another process is writing .*deep/out; wait"),
-            sole_writer(place, "second"),
-        ):
+
+    def hold(what: str) -> None:
+        with sole_writer(place, what):
             pass
+
+    with sole_writer(place, "first"), ThreadPoolExecutor(1) as another:
+        hold("the same work")
+        with pytest.raises(ToolError, match=r"second: another process is writing .*deep/out; wait"):
+            another.submit(hold, "second").result()
         assert (tmp_path / "deep").exists()
     assert not (tmp_path / "deep").exists()
     with sole_writer(place, "third"):

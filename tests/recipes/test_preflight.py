@@ -19,6 +19,7 @@ from remerge.recipes.schema import FormatSettings, Quantize, read_recipe
 from remerge.recipes.tables import Item
 from remerge.sources.files import open_files
 from remerge.sources.pinned import parse_source
+from remerge.sources.preflight import Descriptions
 from tests.pipeline.project import ROOT, Project
 from tests.quantize.conftest import save_llama
 
@@ -73,14 +74,12 @@ def settings_of(measure: bool = False, **changes: Any) -> Quantize:
 def items_of(*names: str) -> dict[str, Item]:
     return {
         name: Item(
-            kind="quantize",
-            section=f"quantize.{name.partition('_')[0]}",  # type: ignore[arg-type]
+            section=f"digests.{name.partition('_')[0]}",  # type: ignore[arg-type]
             reads="merged/final",
             data="x",
-            text="x",
             own="x",
             core="x",
-            blocks="x",
+            also="x",
             out=f"quantized/{name}",
         )
         for name in names
@@ -159,7 +158,7 @@ def test_gradient_over_tensors_of_unknown_order_is_refused(tmp_path: Path) -> No
             name="stheno", values=[0.0, 1.0], along=along, blend="all", containing=""
         )
         opened = partial(open_files, root=tmp_path, scratch=tmp_path)
-        check_order_of_source(recipe, section, opened, source)
+        check_order_of_source(recipe, section, Descriptions(opened), source)
 
     check("tensors", "llama")
     check("layers", "another")

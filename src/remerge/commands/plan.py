@@ -222,7 +222,7 @@ def _exact(
             tables = read_tables(composed)
             base = sources[Path(tables.places.base).name]
             section = read_section(GradientSection, composed, "gradient")
-            check_order_of_source(read_recipe(composed["recipe"]), section, opened, base)
+            check_order_of_source(read_recipe(composed["recipe"]), section, described, base)
             settings = read_section(Quantize, composed, "quantize")
             check_formats_of_source(tables, settings, opened, base)
         except RecipeError as error:

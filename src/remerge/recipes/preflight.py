@@ -26,7 +26,7 @@ from remerge.recipes.tables import Item, Tables
 from remerge.sources.files import open_files
 from remerge.sources.intake import COMPANIONS
 from remerge.sources.pinned import Source, parse_source
-from remerge.sources.preflight import Described, Open, describe_model
+from remerge.sources.preflight import Described, Descriptions, Open, describe_model
 from remerge.tensors.json_files import read_json
 
 _MANIFEST = "manifest.json"
@@ -78,14 +78,14 @@ def check_formats_of_source(
 
 
 def check_order_of_source(
-    recipe: Recipe, section: GradientSection, open_source: Open, source: Source
+    recipe: Recipe, section: GradientSection, described: Descriptions, source: Source
 ) -> None:
     """Refuse a gradient over tensors whose order nobody knows, by the small files of the base.
 
     Args:
         recipe: The recipe; its merges have the base's names and layout.
         section: Defaults of its gradients.
-        open_source: Opens a source.
+        described: What is known of the sources.
         source: The base.
 
     Raises:
@@ -98,11 +98,10 @@ def check_order_of_source(
     ]
     if not counting:
         return
-    with open_source(source) as files:
-        described = describe_model(files)
-    _, known = state_dict_order(described.config, described.weights)
+    base = described.model(source)
+    _, known = state_dict_order(base.config, base.weights)
     if not known:
-        model_type = printable(described.config.get("model_type", "missing"), 40)
+        model_type = printable(base.config.get("model_type", "missing"), 40)
         raise RecipeError(
             f"recipe.merges.{counting[0]}: the order of the tensors of base {source.name!r} is not "
             f"known (model_type {model_type}), so a gradient cannot count them; count layers: "

@@ -34,9 +34,10 @@ def fetch(name: str) -> Path:
     source = sources[name]
     delivery = Delivery(workers=params.execution.downloads, keep=params.execution.keep_downloads)
     open_source = partial(open_files, root=Path(), scratch=SCRATCH, delivery=delivery)
-    check_source(name, recipe, sources, Descriptions(open_source))
+    descriptions = Descriptions(open_source)
+    check_source(name, recipe, sources, descriptions)
     base = sources[Path(params.tables.places.base).name]
-    check_order_of_source(params.recipe, params.gradient, open_source, base)
+    check_order_of_source(params.recipe, params.gradient, descriptions, base)
     check_formats_of_source(params.tables, params.quantize, open_source, base)
     with open_source(source) as files:
         if source.kind == "adapter":
