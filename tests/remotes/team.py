@@ -58,9 +58,14 @@ def pipeline() -> dict:
             "outs": ["id-${item}.json"],
         },
     }
-    stages["report"] = {
-        "cmd": "cat id-p1.json id-final.json > report.txt",
+    stages["collect"] = {
+        "cmd": "cat id-p1.json id-final.json > collected.json",
         "deps": ["id-p1.json", "id-final.json"],
+        "outs": ["collected.json"],
+    }
+    stages["report"] = {
+        "cmd": "cp collected.json report.txt",
+        "deps": ["collected.json"],
         "outs": ["report.txt"],
     }
     return {"stages": stages}
@@ -171,7 +176,8 @@ def new_project(root: Path, home: Path) -> Clone:
     )
     (root / "params.yaml").write_text(yaml.safe_dump({"ties": {"density": 0.5}}))
     (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline()))
-    (root / ".gitignore").write_text("/models/\n/merged/\n/scratch/\n/id-*\n/report.txt\n")
+    made = ("/models/", "/merged/", "/scratch/", "/id-*", "/collected.json", "/report.txt")
+    (root / ".gitignore").write_text("".join(f"{path}\n" for path in made))
     clone = Clone(root, home)
     clone.git("init", "--quiet", "--initial-branch=main")
     clone.dvc("init", "--quiet")
