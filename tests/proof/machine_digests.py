@@ -33,7 +33,6 @@ from remerge.shards.artefact import build, companions_of
 from remerge.tensors.checkpoint import open_checkpoint, raw_bytes, read_f32
 from remerge.tensors.safetensors import read_header
 from tests.kernels import reference as merges
-from tests.methods.digests import method_digests
 from tests.quantize import reference as blocks
 
 SHARD_BYTES = 10_000
@@ -187,7 +186,6 @@ def digests(inputs: Path, work: Path) -> dict[str, object]:
     return {
         "merges": merged(inputs, work),
         "formulas": by_formula(inputs, work),
-        "methods": method_digests(threads=2),
         "blocks": quantised_blocks(values),
         "GPTQ": fitted(inputs),
         "formats": quantised_models(inputs / "model", work),

@@ -77,7 +77,7 @@ def test_every_kernel_equals_its_formula_here(tmp_path: Path) -> None:
     own = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     found = run([sys.executable], make_inputs(tmp_path / "inputs"), tmp_path / "work", own)
     assert set(found["digests"]) == {
-        *("merges", "formulas", "methods", "blocks", "GPTQ", "formats", "distances")
+        *("merges", "formulas", "blocks", "GPTQ", "formats", "distances")
     }
 
 
