@@ -17,7 +17,8 @@ from remerge.adapters.fit import fit_adapter
 from remerge.adapters.peft_files import Adapter
 from remerge.adapters.updates import LowRankUpdate, Update
 from remerge.architectures.compatibility import Note, require_mergeable, weights_only
-from remerge.baking.bake_kernel import bake_rows, cast_chunk
+from remerge.arithmetic.combine import scale_chunk
+from remerge.baking.bake_kernel import bake_rows
 from remerge.baking.formulas import WeightRows, rows_of, stored_factors
 from remerge.baking.update_kernel import round_f64
 from remerge.errors import NumericError, printable
@@ -118,7 +119,7 @@ class BakePlan:
         source = RawTensor(raw_bytes(info), KERNEL_CODE[info.dtype])
 
         def cast(part: np.void) -> int:
-            return cast_chunk(source.record, part)
+            return scale_chunk(source.record, False, np.float32(1.0), part)
 
         yield from chunks_of(tensor, cast, inputs, block=DEFAULT_BLOCK)
 

@@ -137,18 +137,3 @@ def bake_rows(weight, columns, a_f64, b_f64, scale, part):
                     return status
             row += rows
     return OK
-
-
-@kernel("int64(tensor, part)", **RECORDS)
-def cast_chunk(source, part):
-    """Round a part of a tensor to the output type: tensors that no adapter touches."""
-    begin, end, block = part.begin, part.end, part.block
-    values_f32 = np.empty(block, np.float32)
-    for start in range(begin, end, block):
-        count = min(block, end - start)
-        widen_block(source, start, count, values_f32)
-        if not all_finite(values_f32, count):
-            return BAD_INPUT
-        if not narrow_block(values_f32, count, part, start - begin):
-            return OVERFLOW
-    return OK
