@@ -102,6 +102,19 @@ def fsum8(lanes):
     return high + 0.0
 
 
+@_inline
+def _load(base, from_base, models, start, count, base_f32, values):
+    """Compute v of each model into values[i]; False if a number is not finite."""
+    if from_base:
+        widen_block(base, start, count, base_f32)
+        if not all_finite(base_f32, count):
+            return False
+    for i in range(models.size):
+        if not load_block(models[i], start, count, from_base, base_f32, values[i]):
+            return False
+    return True
+
+
 @kernel("int64(tensor, boolean, tensor[::1], int64, int64, int64, float64[:,:,::1])", **RECORDS)
 def _gram_rows(base, from_base, models, begin, end, width, lanes):
     """Add v_i·v_k of elements [begin, end) to lanes[vector, pair, lane], i ≤ k ordered by i, k.
@@ -115,13 +128,8 @@ def _gram_rows(base, from_base, models, begin, end, width, lanes):
         for offset in range(0, min(width, end - begin - row * width), _BLOCK):
             start = begin + row * width + offset
             count = min(_BLOCK, width - offset, end - start)
-            if from_base:
-                widen_block(base, start, count, base_f32)
-                if not all_finite(base_f32, count):
-                    return BAD_INPUT
-            for i in range(count_models):
-                if not load_block(models[i], start, count, from_base, base_f32, values[i]):
-                    return BAD_INPUT
+            if not _load(base, from_base, models, start, count, base_f32, values):
+                return BAD_INPUT
             pair = 0
             for i in range(count_models):
                 for k in range(i, count_models):
@@ -141,13 +149,8 @@ def _gram_columns(base, from_base, models, size, width, lanes):
         for offset in range(0, width, _BLOCK):
             start = row * width + offset
             count = min(_BLOCK, width - offset)
-            if from_base:
-                widen_block(base, start, count, base_f32)
-                if not all_finite(base_f32, count):
-                    return BAD_INPUT
-            for i in range(count_models):
-                if not load_block(models[i], start, count, from_base, base_f32, values[i]):
-                    return BAD_INPUT
+            if not _load(base, from_base, models, start, count, base_f32, values):
+                return BAD_INPUT
             pair = 0
             for i in range(count_models):
                 for k in range(i, count_models):
