@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from remerge.errors import CheckpointError
+from remerge.files import sha256_of
 from remerge.tensors.json_files import read_json
 
 #: What a folder says of itself: a format, or scores.
@@ -39,11 +39,6 @@ def _collected(folder: Path) -> dict[str, Any]:
     statement = next((name for name in _STATEMENTS if name in names), None)
     if statement is None:
         raise CheckpointError(f"{folder}: holds no file; build it first (`dvc repro`)")
-    digests = {name: _sha256(path) for name, path in zip(names, files, strict=True)}
+    digests = {name: sha256_of(path) for name, path in zip(names, files, strict=True)}
     answers = {"answers": read_json(folder / _ANSWERS)} if _ANSWERS in names else {}
     return {"files": digests, "stated": read_json(folder / statement), **answers}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
