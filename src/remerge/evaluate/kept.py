@@ -1,8 +1,6 @@
-"""Finished tasks that are kept: where, under which keys, and what they answered.
+"""Finished tasks that are kept: where, and under which keys.
 
-Imports nothing heavy, so that what was kept is found without torch or lm-eval.
-
->>> kept = Kept.of(folder, suite, Path("scratch/evaluate"))
+>>> kept = Kept.of(folder, suite, Path("scratch/evaluate"), versions_for(folder))
 >>> kept.path("addition").name
 'addition-5f0c….json'
 """
@@ -67,12 +65,8 @@ class Kept:
     keys: Mapping[str, str]
 
     @staticmethod
-    def of(model: Path, suite: Suite, scratch: Path) -> Kept:
-        """Return the places for the model in a folder, or in a file of its own.
-
-        Raises:
-            ToolError: The model is a quant whose runtime is not installed.
-        """
+    def of(model: Path, suite: Suite, scratch: Path, versions: Mapping[str, str]) -> Kept:
+        """Return the places for the model in a folder, or in a file of its own."""
         settings = {
             "dtype": suite.dtype,
             "device": suite.device,
@@ -80,7 +74,7 @@ class Kept:
             "add_bos_token": suite.add_bos_token,
             "chat_template": suite.chat_template,
             "fewshot_as_multiturn": suite.fewshot_as_multiturn,
-            **versions_for(model),
+            **versions,
             "code": digest_of(*ITEMS["evaluate"]),
         }
         return Kept(

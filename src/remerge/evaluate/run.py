@@ -45,8 +45,8 @@ class Run:
         self.folder = folder
         self.suite = suite
         self.quant = quant_at(folder)
-        self.kept = Kept.of(folder, suite, scratch) if scratch else None
         self.versions = versions_for(folder)
+        self.kept = Kept.of(folder, suite, scratch, self.versions) if scratch else None
 
     @cached_property
     def _model(self) -> Any:

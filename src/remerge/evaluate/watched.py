@@ -13,7 +13,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from remerge.evaluate.scoring import Model, require_models, score_many
+from remerge.evaluate.scoring import Model, score_many
 from remerge.evaluate.suite import suite_from_params, with_settings
 from remerge.watchdog import Channel, Limits, Watched
 
@@ -44,7 +44,6 @@ def score_watched(
         RecipeError, SourceError, CheckpointError, NumericError: As `score_many`.
         ToolError: The runtime is missing or fails, or the child is beyond its limits.
     """
-    require_models(models)
     arguments = {
         "models": [list(map(str, astuple(model))) for model in models],
         "suite": dict(suite),
