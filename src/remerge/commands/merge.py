@@ -125,7 +125,7 @@ def _fetch(source: Source, folder: Path, *, settings: dict[str, Any], shard_byte
     from remerge.errors import SourceError
     from remerge.proof.check import check_folder
     from remerge.sources.files import open_files
-    from remerge.sources.intake import take_in_adapter, take_in_model
+    from remerge.sources.intake import take_in
     from remerge.tensors.json_files import read_json
 
     if folder.exists():
@@ -135,12 +135,8 @@ def _fetch(source: Source, folder: Path, *, settings: dict[str, Any], shard_byte
         if problems or inputs != {source.name: {"files": pins}}:
             raise SourceError(f"{folder}: is not what was fetched; remove it and run this again")
         return
-    scratch = settings["scratch"]
-    with open_files(source, root=Path(), scratch=scratch) as files:
-        if source.kind == "adapter":
-            take_in_adapter(files, folder, scratch=scratch)
-        else:
-            take_in_model(files, folder, shard_bytes=shard_bytes, **settings)
+    with open_files(source, root=Path(), scratch=settings["scratch"]) as files:
+        take_in(files, folder, shard_bytes=shard_bytes, **settings)
     print(f"note: {source.origin} is kept in {folder}", file=sys.stderr)
 
 

@@ -260,6 +260,18 @@ def plain_tensors(
     return PlainTensors(tensors, found.origins, without_quantization(config), notes)
 
 
+def take_in(
+    files: SourceFiles, out: Path | str, *, scratch: Path | str, shard_bytes: int, threads: int
+) -> None:
+    """Write a source of any kind to the folder `out`; see the function of its kind."""
+    if files.source.kind == "adapter":
+        take_in_adapter(files, out, scratch=scratch)
+    elif files.source.kind == "dataset":
+        take_in_dataset(files, out, scratch=scratch)
+    else:
+        take_in_model(files, out, scratch=scratch, shard_bytes=shard_bytes, threads=threads)
+
+
 def take_in_model(
     files: SourceFiles,
     out: Path | str,

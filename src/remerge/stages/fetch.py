@@ -11,7 +11,7 @@ from remerge.recipes.pins import digest
 from remerge.recipes.preflight import check_formats_of_source, check_order_of_source
 from remerge.sources.delivery import Delivery
 from remerge.sources.files import open_files
-from remerge.sources.intake import take_in_adapter, take_in_dataset, take_in_model
+from remerge.sources.intake import take_in
 from remerge.sources.pinned import parse_sources
 from remerge.sources.preflight import Descriptions, check_source
 from remerge.stages.params import item, read_params
@@ -40,18 +40,13 @@ def fetch(name: str) -> Path:
     check_order_of_source(params.recipe, params.gradient, descriptions, base)
     check_formats_of_source(params.tables, params.quantize, open_source, base)
     with open_source(source) as files:
-        if source.kind == "adapter":
-            take_in_adapter(files, out, scratch=SCRATCH)
-        elif source.kind == "dataset":
-            take_in_dataset(files, out, scratch=SCRATCH)
-        else:
-            take_in_model(
-                files,
-                out,
-                scratch=SCRATCH,
-                shard_bytes=params.recipe.shard_bytes,
-                threads=thread_count(),
-            )
+        take_in(
+            files,
+            out,
+            scratch=SCRATCH,
+            shard_bytes=params.recipe.shard_bytes,
+            threads=thread_count(),
+        )
     return out
 
 

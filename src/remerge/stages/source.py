@@ -9,7 +9,7 @@ from remerge.recipes.pins import digest, read_pins, table_of
 from remerge.recipes.schema import pins_names
 from remerge.sources.delivery import Delivery
 from remerge.sources.files import open_files
-from remerge.sources.intake import take_in_adapter, take_in_model
+from remerge.sources.intake import take_in
 from remerge.sources.pinned import parse_source
 from remerge.stages.project import project
 from remerge.stages.running import SCRATCH, item_name, run
@@ -34,16 +34,7 @@ def fetch(name: str) -> Path:
     delivery = Delivery(workers=execution.downloads, keep=execution.keep_downloads)
     out = Path(tables.fetch[name])
     with open_files(source, root=Path(), scratch=SCRATCH, delivery=delivery) as files:
-        if source.kind == "adapter":
-            take_in_adapter(files, out, scratch=SCRATCH)
-        else:
-            take_in_model(
-                files,
-                out,
-                scratch=SCRATCH,
-                shard_bytes=recipe.shard_bytes,
-                threads=thread_count(),
-            )
+        take_in(files, out, scratch=SCRATCH, shard_bytes=recipe.shard_bytes, threads=thread_count())
     return out
 
 
