@@ -9,6 +9,7 @@ parsed again and compared with what was meant.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -50,6 +51,17 @@ def read_document(text: str, where: str) -> CommentedMap:
     if not isinstance(document, CommentedMap):
         raise RecipeError(f"{where}: is no table of entries")
     return document
+
+
+def document_text(document: CommentedMap) -> str:
+    """A document as a file of conf/ or of DVC, which writes lists in this way too."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 1000
+    yaml.indent(mapping=2, sequence=2, offset=0)
+    out = io.StringIO()
+    yaml.dump(document, out)
+    return out.getvalue()
 
 
 def read_entries(text: str, where: str) -> CommentedMap:

@@ -1,8 +1,8 @@
 """Models of the hub that a mergekit file names: pinned in a file beside it, fetched once.
 
->>> merges = read_merges(Path("merge.yml"))
+>>> merges = read_merges(config := Path("merge.yml"))
 >>> pins_text(merges, hub_uses(merges, find_folder))      # what `remerge pin` completes
->>> models = HubModels(read_file(pins_path(Path("merge.yml"))), fetch=…)
+>>> models = HubModels(config, read_pins_file(pins_path(config), "pins"), fetch, folder)
 >>> models.find("owner/name", None)
 PosixPath('.scratch/hub/name-0123456789abcdef')
 
@@ -11,17 +11,15 @@ A model that lies in a folder here is used where it lies; only what is none is a
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from remerge.errors import RecipeError
-from remerge.pins.recipe_text import read_document
+from remerge.pins.recipe_text import document_text, read_document
 from remerge.recipes.merges import Merge
 from remerge.recipes.pins import Pin, digest, table_of
 from remerge.recipes.planning import Find
@@ -54,12 +52,8 @@ def hub_uses(merges: Sequence[Merge], find: Find) -> dict[HubReference, str]:
     documents = {merge.name for merge in merges}
     uses: dict[HubReference, str] = {}
     for reference in (r for merge in merges for r in merge.references()):
-        is_document = reference.model in documents and reference.revision is None
-        for text, revision, kind in (
-            (None if is_document else reference.model, reference.revision, "model"),
-            (reference.adapter, reference.adapter_revision, "adapter"),
-        ):
-            if text is None or not is_hub(text) or find(text, revision) is not None:
+        for text, revision, kind in reference.parts(documents):
+            if not is_hub(text) or find(text, revision) is not None:
                 continue
             if uses.setdefault((text, revision), kind) != kind:
                 raise RecipeError(f"{merges[0].file}: {text} is used as model and as adapter")
@@ -76,13 +70,8 @@ def pins_text(uses: Mapping[HubReference, str], known: str = "") -> str:
             continue
         ref = {"ref": revision} if revision is not None else {}
         sources[_free_name(repo, sources)] = CommentedMap({"kind": kind, "repo": repo, **ref})
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 1000
-    out = io.StringIO()
-    yaml.dump(document, out)
     head = "# The models of the hub; `remerge pin` fills in commits, digests and sizes.\n"
-    return ("" if known else head) + out.getvalue()
+    return ("" if known else head) + document_text(document)
 
 
 def _free_name(repo: str, taken: Mapping[str, Any]) -> str:

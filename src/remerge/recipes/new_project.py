@@ -6,19 +6,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from remerge.code import digest_of_all
 from remerge.errors import RecipeError
-from remerge.pins.recipe_text import read_document
+from remerge.pins.recipe_text import document_text, read_document
 from remerge.recipes.graph import read_graph
 from remerge.recipes.mergekit.importing import recipe_text
 from remerge.recipes.project import dvc_stages
@@ -131,7 +129,7 @@ def pins_text(recipe: Mapping[str, Any], known: str = "") -> str:
         if known
         else "# What each source is: `remerge pin` fills in commits, digests and sizes.\n"
     )
-    return head + _dumped(document)
+    return head + document_text(document)
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def sync_stages(text: str, wanted: Mapping[str, Any]) -> Synced:
             )
         else:
             lines += _update(name, old, stage)
-    return Synced(_dumped(document), tuple(lines))
+    return Synced(document_text(document), tuple(lines))
 
 
 def _is_ours(stage: Any) -> bool:
@@ -221,17 +219,6 @@ def _was_derived(key: str, entry: Any) -> bool:
 
 def _commented(stage: Mapping[str, Any]) -> CommentedMap:
     return CommentedMap({key: value for key, value in stage.items() if value})
-
-
-def _dumped(document: Any) -> str:
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 1000
-    # As DVC writes lists, which it does when it changes this file.
-    yaml.indent(mapping=2, sequence=2, offset=0)
-    out = io.StringIO()
-    yaml.dump(document, out)
-    return out.getvalue()
 
 
 def write_project(folder: Path, files: Mapping[str, str]) -> None:

@@ -196,12 +196,7 @@ class _Planner:
     def find(self, merge: Merge) -> None:
         """Refuse a model that is neither a folder nor a document, with its line."""
         for reference in merge.references():
-            for text, revision, what in (
-                (reference.model, reference.revision, "model"),
-                (reference.adapter, reference.adapter_revision, "adapter"),
-            ):
-                if text is None or (what == "model" and self.is_document(reference)):
-                    continue
+            for text, revision, what in reference.parts(self.named):
                 if self.settings.find(text, revision) is None:
                     close = nearest(text, self.named)
                     hub = "; `remerge pin` on this file pins models of the hub"

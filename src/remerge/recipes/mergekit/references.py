@@ -6,7 +6,7 @@ Reference(model='owner/name', revision='main', adapter='owner/lora', adapter_rev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,13 @@ class Reference:
         if self.adapter is None:
             return text
         return f"{text}+{_joined(self.adapter, self.adapter_revision)}"
+
+    def parts(self, documents: Container[str | None]) -> Iterator[tuple[str, str | None, str]]:
+        """Model and adapter with their revisions and kinds, but for the result of a document."""
+        if self.revision is not None or self.model not in documents:
+            yield self.model, self.revision, "model"
+        if self.adapter is not None:
+            yield self.adapter, self.adapter_revision, "adapter"
 
     @property
     def without_adapter(self) -> Reference:
