@@ -165,12 +165,12 @@ def _is_fetched(folder: Path, pin: Pin) -> bool:
         manifest = read_json(folder / _MANIFEST)
         files = manifest["inputs"][folder.name]["files"]
         changes = manifest["parameters"].get("config") or {}
-        plain = not manifest["parameters"].get("dequantize")
+        dequantized = bool(manifest["parameters"].get("dequantize"))
     except (RemergeError, OSError, LookupError, TypeError, AttributeError):
         return False
     wanted = {name: entry.get("sha256") for name, entry in (pin.files or {}).items()}
-    same = files == wanted and changes == (pin.config or {})
-    return bool(same and plain != pin.dequantize)
+    wanted_changes = pin.config or {}
+    return bool(files == wanted and changes == wanted_changes and dequantized == pin.dequantize)
 
 
 def _write_outline(folder: Path, model: Described, small: Mapping[str, Path]) -> None:

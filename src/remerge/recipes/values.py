@@ -12,7 +12,6 @@ from pydantic_core import PydanticCustomError
 
 from remerge.schema import shown
 
-#: λ and weights are rounded to float32.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
