@@ -18,7 +18,7 @@ from remerge.sources.files import LocalFiles
 from remerge.sources.intake import COMPANIONS, take_in_model
 from remerge.sources.layouts import INDEXES, is_weights
 from remerge.sources.pinned import PinnedFile, Source
-from remerge.sources.quantized.reading import require_plain
+from remerge.sources.quantized.reading import method_of, require_plain
 from remerge.tensors.checkpoint import config_of, open_checkpoint
 
 _SHARD_BYTES = 5_000_000_000
@@ -90,19 +90,19 @@ class PlainFolders:
             tensors = open_checkpoint(folder).tensors
         except (CheckpointError, OSError):
             return folder  # an adapter, a pickle or no model: whoever opens it says so
-        try:
+        config = config_of(folder)
+        if not self._dequantize:
             advice = (
                 "give --dequantize to merge the values that they stand for (or make them a model "
                 "of their own with `remerge dequantize`)"
             )
-            require_plain(str(folder), config_of(folder), tensors, advice)
-        except CheckpointError:
-            if not self._dequantize:
-                raise
-            out = self._work / str(len(self._found)) / folder.resolve().name
-            dequantize_folder(folder, out, scratch=self._scratch, threads=self._threads)
-            return out
-        return folder
+            require_plain(str(folder), config, tensors, advice)
+            return folder
+        if method_of(config, tensors) is None:
+            return folder
+        out = self._work / str(len(self._found)) / folder.resolve().name
+        dequantize_folder(folder, out, scratch=self._scratch, threads=self._threads)
+        return out
 
     def __enter__(self) -> Self:
         return self

@@ -35,19 +35,20 @@ ITEM_SIZE: dict[str, int] = {
 #: Types whose every value is a float32, and the code by which the kernels know them.
 KERNEL_CODE: dict[str, int] = {"F16": 0, "BF16": 1, "F32": 2}
 
-_TORCH_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+#: What torch, and recipes, call these types.
+TORCH_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 
 def from_torch_name(name: str) -> str:
     """`float16` → `F16`; RecipeError for a type that no merge can write."""
-    if name not in _TORCH_NAMES:
-        raise RecipeError(f"dtype {name!r} is not one of {', '.join(_TORCH_NAMES)}")
-    return _TORCH_NAMES[name]
+    if name not in TORCH_NAMES:
+        raise RecipeError(f"dtype {name!r} is not one of {', '.join(TORCH_NAMES)}")
+    return TORCH_NAMES[name]
 
 
 def to_torch_name(dtype: str) -> str:
     """`F16` → `float16`; CheckpointError for a type that no model is loaded as."""
-    names = {short: long for long, short in _TORCH_NAMES.items()}
+    names = {short: long for long, short in TORCH_NAMES.items()}
     if dtype not in names:
         raise CheckpointError(f"weights are {dtype}; expected one of {', '.join(names)}")
     return names[dtype]

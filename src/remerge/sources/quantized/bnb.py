@@ -7,7 +7,7 @@ of the library; a file stores them beside each weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,14 @@ import numpy as np
 
 from remerge.errors import CheckpointError, printable
 from remerge.sources.quantized.numbers import F32, ceil_div
-from remerge.sources.quantized.origin import Grid, Origin, Stock, Stored, scaled
+from remerge.sources.quantized.origin import Grid, Origin, Stock, Stored, Values, scaled
+from remerge.tensors.dtypes import TORCH_NAMES
 from remerge.tensors.json_files import parse_json_object
 from remerge.tensors.layout import OutputTensor
 
 #: Part of the name of the tensor whose bytes are JSON: shape, sizes of blocks, type.
 STATE = ".quant_state.bitsandbytes__"
 _ROOM = 1 << 18
-_TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 _FP4 = np.array([0, 1 / 16, 8, 12, 4, 6, 2, 3], np.float64) / 12
 _TABLES: dict[str, F32] = {
@@ -51,8 +51,6 @@ _TABLES: dict[str, F32] = {
 }
 #: What a row's scale is multiplied by, as a float32: 1/127 as the library writes it.
 _PER_127 = np.float32(7.874015718698502e-3)
-
-Values = Callable[[list[str]], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def _state(stock: Stock, name: str, data: bytes) -> _State:
         and said.get("quant_type") == kind
         and block in _BLOCKS
         and type(block) is int
-        and dtype in _TYPES
+        and dtype in TORCH_NAMES
         and isinstance(shape, list)
         and 1 <= len(shape) <= 4
         and all(type(n) is int and 0 < n < 1 << 40 for n in shape)
@@ -116,7 +114,7 @@ def _state(stock: Stock, name: str, data: bytes) -> _State:
     return _State(
         kind,
         int(block or 0),
-        _TYPES[str(dtype)],
+        TORCH_NAMES[str(dtype)],
         tuple(shape or ()),
         int(nested_block or 0) if nested else 0,
         float(offset or 0) if nested else 0.0,

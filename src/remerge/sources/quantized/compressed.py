@@ -6,7 +6,7 @@ half of their range added, the lowest bits of each 32-bit word first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +20,14 @@ from remerge.sources.quantized.numbers import (
     FLOATS,
     ceil_div,
     unpacked,
-    widened,
 )
-from remerge.sources.quantized.origin import Grid, Origin, Stock, Stored, scaled
+from remerge.sources.quantized.origin import Grid, Origin, Stock, Stored, Values, scaled
 from remerge.tensors.layout import OutputTensor
 
 _FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 _NO_SPARSITY = (None, "dense", "none")
 #: Numbers that are packed the same way by all versions of the library.
 _PACKED_BITS = (1, 2, 4, 8)
-
-Values = Callable[[list[str]], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -280,14 +277,9 @@ def _plain(stock: Stock, module: str, schemes: list[Scheme], dtype: str) -> Orig
     parts |= _zero_point(stock, module, scheme, grid) | _order(stock, module, grid)
 
     def compute(stored: Mapping[str, Stored]) -> Iterator[F32]:
-        weight, width = stored["weight"], shape[-1]
-
-        def numbers(begin: int, end: int) -> F32:
-            values = widened(weight.data[begin * width : end * width], weight.dtype)
-            return values.reshape(end - begin, width)
-
         zero = stored["zero"].floats() if "zero" in stored else None
-        return scaled(numbers, grid, stored["scale"].floats(), zero, _group_of(stock, stored, grid))
+        scale, group_of = stored["scale"].floats(), _group_of(stock, stored, grid)
+        return scaled(stored["weight"].rows, grid, scale, zero, group_of)
 
     return Origin(OutputTensor(name, dtype, shape), parts, compute, stock.dtype(scale))
 

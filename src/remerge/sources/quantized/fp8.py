@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from remerge.errors import CheckpointError, printable
-from remerge.sources.quantized.numbers import EIGHT_BIT_FLOATS, F32, FLOATS, ceil_div, widened
+from remerge.sources.quantized.numbers import EIGHT_BIT_FLOATS, F32, FLOATS, ceil_div
 from remerge.sources.quantized.origin import Grid, Origin, Stock, Stored, scaled
 from remerge.tensors.layout import OutputTensor
 
@@ -40,34 +40,21 @@ def read_fp8(stock: Stock, quant: Mapping[str, Any], dtype: str) -> list[Origin]
         if len(scales) != 1:
             has = "two scales" if scales else f"no scale {name.rpartition('.')[2]}_scale_inv"
             raise stock.wrong(name, f"is {stock.dtype(name)} and has {printable(has)}")
-        origins.append(fp8_origin(stock, name, scales[0], block, dtype))
+        origins.append(_origin(stock, name, scales[0], block, dtype))
     return origins
 
 
-def fp8_origin(
-    stock: Stock,
-    name: str,
-    scale: str,
-    block: tuple[int, int] | None,
-    dtype: str,
-    through: str = "",
+def _origin(
+    stock: Stock, name: str, scale: str, block: tuple[int, int] | None, dtype: str
 ) -> Origin:
-    """Return the origin of one weight; CheckpointError if its scale does not fit."""
+    """The origin of one weight; CheckpointError if its scale does not fit."""
     grid = grid_of(stock, stock.take(name), scale, block)
     stock.require(scale, _SCALES)
 
     def compute(parts: Mapping[str, Stored]) -> Iterator[F32]:
-        weight, width = parts["weight"], max(grid.shape[-1], 1)
+        return scaled(parts["weight"].rows, grid, scales_of(parts["scale"]))
 
-        def numbers(begin: int, end: int) -> F32:
-            values = widened(weight.data[begin * width : end * width], weight.dtype)
-            return values.reshape(end - begin, width)
-
-        return scaled(numbers, grid, scales_of(parts["scale"]))
-
-    return Origin(
-        OutputTensor(name, dtype, grid.shape), {"weight": name, "scale": scale}, compute, through
-    )
+    return Origin(OutputTensor(name, dtype, grid.shape), {"weight": name, "scale": scale}, compute)
 
 
 def scales_of(stored: Stored) -> F32:

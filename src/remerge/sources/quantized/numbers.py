@@ -67,11 +67,6 @@ def widened(data: NDArray[np.uint8], dtype: str) -> F32:
     return data.view("<f4").astype(np.float32)
 
 
-def rounded(values: F32, dtype: str) -> F32:
-    """Return the values of F16, BF16 or F32 nearest to float32 values, ties to even."""
-    return values if dtype == "F32" else widened(narrowed(values, dtype), dtype)
-
-
 def narrowed(values: F32, dtype: str) -> NDArray[np.uint8]:
     """Return little-endian bytes of F16, BF16 or F32, rounded to nearest, ties to even.
 

@@ -41,6 +41,12 @@ class Stored:
             )
         return values
 
+    def rows(self, begin: int, end: int) -> F32:
+        """Return numbers of a byte each of rows [begin, end): float32 [end - begin, columns]."""
+        width = self.shape[-1]
+        values = widened(self.data[begin * width : end * width], self.dtype)
+        return values.reshape(end - begin, width)
+
     def ints(self) -> NDArray[np.int64]:
         """Return its integers (I32, I64, I8 or U8) in its shape."""
         kind = {"I64": "<i8", "I32": "<i4", "I8": "i1", "U8": "u1"}[self.dtype]
@@ -48,6 +54,8 @@ class Stored:
 
 
 Compute = Callable[[Mapping[str, Stored]], Iterator[F32]]
+#: Gives the bytes of small stored tensors by name.
+Values = Callable[[list[str]], dict[str, bytes]]
 
 
 @dataclass(frozen=True)

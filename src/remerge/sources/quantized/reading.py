@@ -11,7 +11,7 @@ docs/contract.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ from remerge.sources.quantized.bnb import STATE, read_bnb, require_linear
 from remerge.sources.quantized.compressed import read_compressed
 from remerge.sources.quantized.fp8 import read_fp8
 from remerge.sources.quantized.mxfp4 import read_mxfp4
-from remerge.sources.quantized.origin import Origin, Stock, copy_of
-from remerge.tensors.dtypes import KERNEL_CODE
+from remerge.sources.quantized.origin import Origin, Stock, Values, copy_of
+from remerge.tensors.dtypes import KERNEL_CODE, TORCH_NAMES
 from remerge.tensors.layout import OutputTensor
 from remerge.tensors.safetensors import TensorInfo
 
@@ -30,7 +30,6 @@ from remerge.tensors.safetensors import TensorInfo
 CONFIG_KEYS = ("quantization_config", "compression_config")
 #: Parts of config.json that hold the settings of a language model.
 _PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
-_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 #: Scales of activations and caches: they change how a model computes, not its weights.
 _ACTIVATIONS = (
     "activation_scale",
@@ -71,9 +70,6 @@ _ELSEWHERE = {
     "torchao": "dequantize its tensors with torchao and save the model",
     "modelopt": "export it without quantization from NVIDIA ModelOpt",
 }
-
-#: Gives the bytes of small tensors by name.
-Values = Callable[[list[str]], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -271,12 +267,12 @@ def _dtype(config: Mapping[str, Any], where: str, advice: str) -> str:
             said = part.get(key)
             if said is not None:
                 name = str(said).removeprefix("torch.")
-                if name not in _DTYPES:
+                if name not in TORCH_NAMES:
                     raise CheckpointError(
                         f"{where}: config.json says that weights are {printable(said, 40)}; "
-                        f"dequantized ones are {', '.join(_DTYPES)}: {advice}"
+                        f"dequantized ones are {', '.join(TORCH_NAMES)}: {advice}"
                     )
-                return _DTYPES[name]
+                return TORCH_NAMES[name]
     raise CheckpointError(
         f"{where}: config.json does not say the type of its weights (dtype), which dequantized "
         f"ones need: {advice}"
