@@ -10,7 +10,7 @@ import pytest
 
 from remerge.cli import main
 from tests.proof.models import llama, save
-from tests.sources.hub_server import HubServer, Other
+from tests.sources.hub_server import HubServer, Other, reachable_hub
 
 CONFIG = """\
 merge_method: linear
@@ -27,10 +27,7 @@ def files_of(folder: Path) -> dict[str, bytes | Path]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+    with reachable_hub(monkeypatch, tmp_path / "hub-cache") as server:
         monkeypatch.chdir(tmp_path)
         for seed, name in enumerate(("ann/first", "bob/second")):
             save(tmp_path / "local" / name, llama(seed))

@@ -12,7 +12,7 @@ import pytest
 from tests.proof.models import CONFIG as LLAMA
 from tests.proof.models import encode, save
 from tests.recipes.installed import Installed, install
-from tests.sources.hub_server import HubServer
+from tests.sources.hub_server import HubServer, reachable_hub
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 REMERGE = "remerge.cli"
@@ -100,10 +100,7 @@ def save_deep(folder: Path, seed: int) -> None:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A hub that has the models of `LEVELS`."""
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+    with reachable_hub(monkeypatch, tmp_path / "hub-cache") as server:
         for seed, name in enumerate(("ann/base", "ann/a", "bob/b")):
             save_deep(tmp_path / name, seed)
             server.add_folder(name, tmp_path / name)

@@ -167,7 +167,7 @@ def test_metrics_are_headline_figures_that_a_terminal_holds(small_build: Build) 
     assert metrics(replace(small_build, scored=(), formats={})) == {}
 
 
-def test_results_hold_the_ids_by_which_git_finds_the_commit_of_a_model(small_build: Build) -> None:
+def test_results_hold_model_ids_for_git_to_find(small_build: Build) -> None:
     found = results(small_build)["models"]
     assert found["final"] == small_build.final["model_id"]
     assert set(found) == set(small_build.merges)

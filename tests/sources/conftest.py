@@ -10,7 +10,7 @@ import pytest
 from remerge.sources.delivery import Delivery
 from remerge.sources.hub import Patience
 from remerge.sources.pinned import Source, parse_source
-from tests.sources.hub_server import HubServer, Repo, sha256_of, size_of
+from tests.sources.hub_server import HubServer, Repo, reachable_hub, sha256_of, size_of
 
 #: As the real one, but in a hurry.
 HURRY = Delivery(workers=2, patience=Patience(attempts=3, first_wait_s=0.01))
@@ -18,10 +18,7 @@ HURRY = Delivery(workers=2, patience=Patience(attempts=3, first_wait_s=0.01))
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+    with reachable_hub(monkeypatch, tmp_path / "hub-cache") as server:
         yield server
 
 

@@ -19,11 +19,15 @@ import socket
 import threading
 import time
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 #: Files of at least this size, and all weights, are kept outside of git.
 LARGE = 10_000
@@ -117,6 +121,16 @@ class Request:
     path: str
     byte_range: str
     token: str
+
+
+@contextmanager
+def reachable_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[HubServer]:
+    """The hub that everything asks while the block runs, without a token."""
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server
 
 
 class HubServer:
